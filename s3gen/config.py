@@ -258,6 +258,12 @@ class S3GenConfig(_PublishedConfig):
         _require("pre_lookahead_len", self.pre_lookahead_len, LOOKAHEAD_TOKENS, rates)
         _require("mel_bins", self.mel_bins, MEL_BINS, rates)
         _require("vocab_size", self.vocab_size, VOCAB_SIZE, "the tokenizer has 3 ** 8 codes")
+        mel = "the prompt mel is the one that the published weights were trained on"
+        _require("n_fft", self.n_fft, 1920, mel)
+        _require("win_size", self.win_size, 1920, mel)
+        _require("fmin", self.fmin, 0, mel)
+        _require("fmax", self.fmax, 8000, mel)
+        _require("speaker_feat_dim", self.speaker_feat_dim, SPEAKER_MELS, "its three halvings end on whole bins")
         _require("cfm_solver", self.cfm_solver, "euler", "no other solver is built")
         _require("decoder_act_fn", self.decoder_act_fn, "gelu", "no other activation is built")
         _require("decoder_out_channels", self.decoder_out_channels, self.mel_bins, "the flow makes mel frames")
