@@ -1,0 +1,358 @@
+"""The configuration of a job: YAML and ``--set key=value`` in, one checked and frozen ``JobConfig`` out.
+
+Every key is documented in ``configs/local.yaml``. Every error is an ``InputError`` that names the key, shows the value
+and says what would be right.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+
+from .errors import InputError
+from .storage import absolute_url, is_url
+
+MAX_CONFIG_BYTES = 1 << 20
+MAX_DEPTH = 32  # of nested YAML; a configuration needs three
+SECRET_KEYS = ("storage_options",)
+
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    # Strict: a quoted number or a yes/no in a number's place is a mistake, not something to convert.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class BatchConfig(_Section):
+    """How much goes through the model at once."""
+
+    max_frames: Count | Literal["auto"] = "auto"  # rows x longest row, in mel frames of 20 ms, prompt included
+
+
+class EngineConfig(_Section):
+    """How the model runs. All of it changes samples, so a resume refuses a change."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": a GPU where the worker has one, else the CPU
+    dtype: Literal["float32"] = "float32"
+    n_cfm_timesteps: Count | None = None  # steps of the flow's solver; None: the model's own
+    prompt_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
+        None  # use the first seconds of a voice; None: all of it
+    )
+    compile: Literal[False] = False
+
+
+class JobConfig(_Section):
+    """One job, as its user wrote it, checked."""
+
+    model: str  # random:tiny, a folder, a file, a URL, or a hub id such as ResembleAI/chatterbox
+    model_file: str | None = None  # which file of a folder that holds several checkpoints
+    manifest: str  # path, glob or URL of Parquet
+    voices: str  # the voice table
+    output: str
+    format: Literal["parquet", "webdataset"] = "parquet"
+    audio: Literal["flac", "wav"] = "flac"
+    shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 0
+    workers: Count | Literal["auto"] = 1
+    gpus_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # on a GPU; 0.5 puts two workers on one
+    ray_address: str | None = None  # None: a Ray of this process's own
+    storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
+    start_fade: bool = True
+    max_tokens: Count = 1_500
+    on_bad_audio: Literal["keep"] = "keep"
+    keep_inputs: bool = False
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    batch: BatchConfig = BatchConfig()
+    engine: EngineConfig = EngineConfig()
+
+    @field_validator("manifest", "voices", "output")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        return _absolute_or_value_error(value)
+
+    @field_validator("model")
+    @classmethod
+    def _absolute_model(cls, value: str) -> str:
+        """A path is made absolute; ``owner/name`` stays a hub id unless there is such a path here."""
+        if value.startswith("random:"):
+            return value
+        local = value.startswith((".", "/", "~")) or os.path.exists(value)
+        return _absolute_or_value_error(value) if local or is_url(value) or not value.strip() else value
+
+    @field_validator("gpus_per_worker")
+    @classmethod
+    def _share_or_whole(cls, value: float) -> float:
+        if value > 1 and value != int(value):
+            raise ValueError(f"{value} is refused: give a share of one GPU (at most 1) or a whole number of them")
+        return value
+
+    @field_validator("ray_address")
+    @classmethod
+    def _without_credentials(cls, value: str | None) -> str | None:
+        if value is not None and "@" in value:
+            raise ValueError("an address with credentials would be stored; give host and port only")
+        return value
+
+    def frozen(self) -> dict[str, Any]:
+        """What ``job.json`` keeps: everything but ``storage_options``, with absolute paths, as plain JSON values."""
+        return self.model_dump(mode="json", exclude=set(SECRET_KEYS))
+
+
+def _absolute_or_value_error(value: str) -> str:
+    try:
+        return absolute_url(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def load_config(
+    path: str | os.PathLike[str], overrides: Sequence[str] = (), *, storage_options: Mapping[str, Any] | None = None
+) -> JobConfig:
+    """The configuration of a YAML file with ``key=value`` changes (dotted keys, YAML values).
+
+    Relative paths in it count from the current directory. ``storage_options`` goes before the file's own.
+
+    Raises:
+        InputError: with a message for the user.
+    """
+    return config_from(_read_mapping(path, "configuration"), overrides, storage_options=storage_options)
+
+
+def config_from(
+    values: Mapping[str, Any], overrides: Sequence[str] = (), *, storage_options: Mapping[str, Any] | None = None
+) -> JobConfig:
+    """Like ``load_config``, from a mapping: what ``JobConfig.frozen`` gave, for one."""
+    merged = _with_overrides(values, overrides)
+    if storage_options:
+        merged["storage_options"] = dict(storage_options)
+    if isinstance(merged.get("storage_options"), str):
+        merged["storage_options"] = load_storage_options(merged["storage_options"])
+    if merged.get("storage_options", {}) is None:
+        merged["storage_options"] = {}
+    _refuse_unknown_keys(merged, JobConfig, "")
+    _refuse_unbuilt(merged)
+    try:
+        return JobConfig.model_validate(merged)
+    except ValidationError as error:
+        raise InputError("\n".join(_explain(error))) from None
+
+
+def load_storage_options(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The mapping in a YAML or JSON file of storage options; its values appear in no message."""
+    return _read_mapping(path, "storage options")
+
+
+# --- YAML -------------------------------------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader without what a configuration has no use for: aliases (bombs), doubled keys (silent losses)."""
+
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.composer.ComposerError(
+                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
+            )
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", self.peek_event().start_mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key.value!r} is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
+def _parse_yaml(text: str, where: str, *, secret: bool = False) -> Any:
+    try:
+        # A subclass of SafeLoader: it makes no objects.
+        return yaml.load(text, Loader=_StrictLoader)  # noqa: S506
+    except yaml.MarkedYAMLError as error:
+        # The mark's snippet, and for values the problem too, would show the text itself.
+        line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise InputError(f"{where}{line}: not valid YAML" + ("" if secret else f": {error.problem}")) from None
+    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
+        reason = "" if secret else f": {error}"
+        raise InputError(f"{where}: not valid YAML{reason}") from None
+
+
+def _read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    where = f"{what} {os.fspath(path)}"
+    try:
+        with Path(path).open("rb") as file:
+            data = file.read(MAX_CONFIG_BYTES + 1)
+        text = data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise InputError(f"{where}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{where}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{where}: not a text file in UTF-8") from None
+    if len(data) > MAX_CONFIG_BYTES:
+        raise InputError(f"{where}: larger than {MAX_CONFIG_BYTES} bytes, this is no {what} file")
+    values = _parse_yaml(text, where, secret=what != "configuration")
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+        raise InputError(f"{where}: must hold keys and values (key: value), this holds {_kind(values)}")
+    return values
+
+
+def _kind(value: Any) -> str:
+    names = {"NoneType": "nothing", "list": "a list", "str": "a text", "dict": "keys that are no names"}
+    return names.get(type(value).__name__, f"a {type(value).__name__}")
+
+
+# --- overrides --------------------------------------------------------------------------------------------------------
+
+
+def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    merged = _copied(values)
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not all(key.split(".")):
+            raise InputError(f"--set {key or text!r}: give key=value, for example --set workers=4")
+        secret = key.split(".")[0] in SECRET_KEYS
+        _assign(merged, key, _parse_yaml(value, f"--set {key}", secret=secret))
+    return merged
+
+
+def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: _copied(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+
+def _assign(values: dict[str, Any], key: str, value: Any) -> None:
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents, 1):
+        values = values.setdefault(parent, {})
+        if not isinstance(values, dict):
+            raise InputError(f"--set {key}: {'.'.join(parents[:depth])} is a single value and has no keys below it")
+    values[last] = value
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+UNBUILT: dict[str, dict[Any, str]] = {
+    "format": {"lhotse": "give parquet or webdataset"},
+    "audio": {"ogg": "give flac or wav", "mp3": "give flac or wav", "opus": "give flac or wav"},
+    "on_bad_audio": {"fail_row": "give keep; rows with NaN or of a wrong length always fail"},
+    "engine.dtype": dict.fromkeys(("float16", "bfloat16", "float64", "fp16", "bf16"), "give float32"),
+    "engine.compile": {True: "give false"},
+}
+
+
+def _refuse_unbuilt(values: Mapping[str, Any]) -> None:
+    """Choices that are planned get an error of their own: they are neither typing mistakes nor silently ignored."""
+    for key, choices in UNBUILT.items():
+        value: Any = values
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, str | bool) and value in choices:
+            raise InputError(f"{key}: {_shown(value)} is not supported yet; {choices[value]}")
+
+
+def _refuse_unknown_keys(values: Mapping[str, Any], section: type[BaseModel], prefix: str) -> None:
+    for key, value in values.items():
+        if key not in section.model_fields:
+            raise InputError(f"{prefix}{key}: unknown key{_suggestion(key, section, prefix)}")
+        inner = section.model_fields[key].annotation
+        if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
+            _refuse_unknown_keys(value, inner, f"{prefix}{key}.")
+
+
+def _suggestion(key: str, section: type[BaseModel], prefix: str) -> str:
+    everywhere = {f"{path}": path.rpartition(".")[2] for path in _all_keys(JobConfig, "")}
+    close = difflib.get_close_matches(f"{prefix}{key}", list(everywhere), n=1, cutoff=0.75)
+    if not close:
+        names = difflib.get_close_matches(key, list(everywhere.values()), n=1, cutoff=0.7)
+        close = [path for path, name in everywhere.items() if names and name == names[0]]
+    if close:
+        return f"; did you mean {close[0]}?"
+    return f"; the keys {'of ' + prefix[:-1] if prefix else 'here'} are {', '.join(section.model_fields)}"
+
+
+def _all_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        yield f"{prefix}{name}"
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _all_keys(field.annotation, f"{prefix}{name}.")
+
+
+def _explain(error: ValidationError) -> Iterator[str]:
+    """One line per key, whichever of a union's members pydantic complained about."""
+    found: dict[str, list[ErrorDetails]] = {}
+    for item in error.errors(include_url=False):
+        found.setdefault(_key_of(item["loc"]), []).append(item)
+    for key, items in found.items():
+        if items[0]["type"] == "value_error":  # the project's own words, with the value where it may be shown
+            yield f"{key}: {items[0]['ctx']['error']}"
+            continue
+        silent = items[0]["type"] == "missing" or key.split(".")[0] in SECRET_KEYS
+        shown = "" if silent else f"{_shown(items[0]['input'])} is refused: "
+        yield f"{key}: {shown}{' or '.join(dict.fromkeys(_reason(item) for item in items))}"
+
+
+def _key_of(loc: tuple[int | str, ...]) -> str:
+    """The dotted key: pydantic's location without the names of a union's members."""
+    section: type[BaseModel] | None = JobConfig
+    names: list[str] = []
+    for part in loc:
+        if section is None or part not in section.model_fields:
+            break
+        names.append(str(part))
+        inner = section.model_fields[str(part)].annotation
+        section = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
+    return ".".join(names)
+
+
+_PLAIN = {
+    "missing": "this key is required",
+    "int_type": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_type": "give a number",
+    "bool_type": "give true or false",
+    "string_type": "give a text (in quotes, if it looks like something else)",
+    "dict_type": "give keys and values, or the path of a YAML or JSON file with them",
+    "model_type": "give keys and values below it",
+    "model_attributes_type": "give keys and values below it",
+    "finite_number": "give a finite number",
+}
+
+
+def _reason(item: ErrorDetails) -> str:
+    context = item.get("ctx", {})
+    match item["type"]:
+        case "greater_than_equal":
+            return f"give {context['ge']} or a larger number"
+        case "greater_than":
+            return f"give more than {context['gt']}"
+        case "less_than" | "less_than_equal":
+            return f"give less than {context['lt']}" if "lt" in context else f"give at most {context['le']}"
+        case "literal_error":
+            return f"give {str(context['expected']).replace(chr(39), '')}"
+        case other:
+            return _PLAIN.get(other, str(item["msg"]))
+
+
+def _shown(value: Any) -> str:
+    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    return text if len(text) <= 200 else text[:200] + "..."
