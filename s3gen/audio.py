@@ -1,0 +1,220 @@
+"""What the networks hear: resampled audio, and the three kinds of features that are made from it.
+
+| features | of audio at | for | reference |
+|---|---|---|---|
+| `PromptMel` | 24 kHz | the flow's prompt | chatterbox-tts 0.1.7, models/s3gen/utils/mel.py |
+| `TokenizerMel` | 16 kHz | the tokenizer | chatterbox-tts 0.1.7, models/s3tokenizer/s3tokenizer.py |
+| `speaker_features` | 16 kHz | the speaker encoder | chatterbox-tts 0.1.7, models/s3gen/xvector.py |
+
+All take one clip at a time, and give frames first. Windows and mel filters are buffers that no state dict holds: they
+are computed here, on the CPU even when the model is built under another device context, and follow the module.
+
+Shape letters: N samples, T frames, M mel bins, K frequency bins.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s3gen._torchaudio import Resample, fbank
+from s3gen.constants import MEL_BINS, MEL_HOP, SAMPLE_RATE, TOKENIZER_HOP, TOKENIZER_RATE
+
+_PROMPT_WINDOW = 4 * MEL_HOP  # samples, and the FFT's size
+_PROMPT_PAD = (_PROMPT_WINDOW - MEL_HOP) // 2  # samples that are mirrored at each end
+_PROMPT_FMAX = 8_000.0  # Hz
+_PROMPT_POWER_FLOOR = 1e-9
+_PROMPT_MEL_FLOOR = 1e-5
+
+_TOKENIZER_WINDOW = 400  # samples, and the FFT's size
+_TOKENIZER_POWER_FLOOR = 1e-10
+_TOKENIZER_RANGE = 8.0  # decades below the clip's loudest bin
+
+PROMPT_MIN_SAMPLES = _PROMPT_PAD + 1  # a mirror needs one sample more than it shows
+TOKENIZER_MIN_SAMPLES = _TOKENIZER_WINDOW // 2 + 1
+
+_MAX_RESAMPLE_KERNEL = 2**25  # filter taps: 256 MB in float64
+
+
+def check_wav(wav: Tensor, name: str, *, rate: int, minimum: int, dtype: torch.dtype) -> None:
+    """Refuse audio that the maths cannot take.
+
+    Args:
+        wav: one clip of one channel.
+        name: what the error calls it.
+        rate: of the clip, Hz.
+        minimum: the fewest samples that are enough.
+        dtype: what the network computes in.
+
+    Raises:
+        ValueError: not a 1-D tensor of `dtype`, too short, or a value that is not finite.
+    """
+    if not isinstance(wav, Tensor):
+        raise ValueError(f"{name} must be a 1-D tensor, not {type(wav).__name__}")
+    if wav.dim() != 1:
+        raise ValueError(f"{name} must be 1-D, one channel, not of shape {tuple(wav.shape)}")
+    if wav.dtype != dtype:
+        raise ValueError(f"{name} must be {dtype} with full scale at 1.0, not {wav.dtype}")
+    if len(wav) < minimum:
+        raise ValueError(
+            f"{name} is too short: {len(wav)} samples ({1000 * len(wav) / rate:.1f} ms at {rate} Hz), "
+            f"where at least {minimum} ({1000 * minimum / rate:.1f} ms) are needed"
+        )
+    finite = torch.isfinite(wav)
+    if not bool(finite.all()):
+        place = int((~finite).nonzero()[0])
+        raise ValueError(
+            f"{name} holds {int((~finite).sum())} value(s) that are not finite, "
+            f"the first is {float(wav[place])} at sample {place}"
+        )
+
+
+def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
+    """The same sound at another rate, as `torchaudio.transforms.Resample` makes it.
+
+    The filter is computed in float64 whatever the audio is in, unlike that of `torchaudio.functional.resample`.
+
+    Args:
+        wav: (..., N) floating point.
+        from_rate: Hz.
+        to_rate: Hz.
+
+    Returns:
+        (..., ceil(N x to_rate / from_rate)), in the audio's dtype; the audio itself when the rates are equal.
+
+    Raises:
+        ValueError: a rate that is not a positive integer, or two rates with so little in common that the filter, one
+            phase per output sample until they meet again, would fill the memory.
+    """
+    for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
+        if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1:
+            raise ValueError(f"{name} is {rate!r}, but must be a positive whole number of Hz")
+    if from_rate == to_rate:
+        return wav
+    common = math.gcd(from_rate, to_rate)
+    if (from_rate // common) * (to_rate // common) > _MAX_RESAMPLE_KERNEL:
+        raise ValueError(
+            f"cannot resample from {from_rate} to {to_rate} Hz: their greatest common divisor is only {common}; "
+            f"bring the audio to a usual rate first (8000, 16000, 22050, 24000, 44100, 48000 ...)"
+        )
+    filter_dtype = torch.float64 if wav.dtype == torch.float64 else None
+    resampled: Tensor = Resample(from_rate, to_rate, dtype=filter_dtype).to(wav)(wav)
+    return resampled
+
+
+class PromptMel(nn.Module):
+    """Log-mel of 24 kHz audio: magnitudes, natural logarithm, 50 frames per second."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        filters = mel_filters(SAMPLE_RATE, _PROMPT_WINDOW, MEL_BINS, _PROMPT_FMAX)
+        self.register_buffer("window", torch.hann_window(_PROMPT_WINDOW, device="cpu"), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    @torch.no_grad()
+    def forward(self, wav: Tensor) -> Tensor:
+        """Features of one clip.
+
+        Args:
+            wav: (N,) at 24 kHz, in the module's dtype.
+
+        Returns:
+            (N // 480, 80) in that dtype, on the module's device.
+
+        Raises:
+            ValueError: as `check_wav`; at least 721 samples are needed.
+        """
+        check_wav(wav, "the reference audio", rate=SAMPLE_RATE, minimum=PROMPT_MIN_SAMPLES, dtype=self.window.dtype)
+        padded = F.pad(wav.to(self.window.device)[None], (_PROMPT_PAD, _PROMPT_PAD), mode="reflect")[0]
+        spectrum = torch.stft(
+            padded, _PROMPT_WINDOW, MEL_HOP, window=self.window, center=False, return_complex=True
+        )  # (K, T)
+        power = torch.view_as_real(spectrum).square().sum(-1)
+        mel = self.filters @ torch.sqrt(power + _PROMPT_POWER_FLOOR)
+        return mel.clamp(min=_PROMPT_MEL_FLOOR).log().T
+
+
+class TokenizerMel(nn.Module):
+    """Log-mel of 16 kHz audio: power, base 10, 100 frames per second, at most 8 decades below the loudest bin."""
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        filters = mel_filters(TOKENIZER_RATE, _TOKENIZER_WINDOW, mels, TOKENIZER_RATE / 2)
+        self.register_buffer("window", torch.hann_window(_TOKENIZER_WINDOW, device="cpu"), persistent=False)
+        self.register_buffer("filters", filters, persistent=False)
+
+    def forward(self, wav: Tensor) -> Tensor:
+        """Features of one clip. One, because the floor follows its loudest bin: a batch must not share it.
+
+        Args:
+            wav: (N,) at 16 kHz, checked by the caller; N at least 201.
+
+        Returns:
+            (N // 160, M).
+        """
+        spectrum = torch.stft(wav, _TOKENIZER_WINDOW, TOKENIZER_HOP, window=self.window, return_complex=True)
+        power = spectrum[:, :-1].abs().square()  # the last frame is centred on the end: half of it is mirror
+        decades = (self.filters @ power).clamp(min=_TOKENIZER_POWER_FLOOR).log10()
+        decades = torch.maximum(decades, decades.max() - _TOKENIZER_RANGE)
+        return ((decades + 4.0) / 4.0).T
+
+
+def speaker_features(wav: Tensor, mels: int) -> Tensor:
+    """Kaldi's log-mel filter bank of one clip, less its mean over time.
+
+    Args:
+        wav: (N,) at 16 kHz, checked by the caller; N at least 400.
+        mels: M.
+
+    Returns:
+        (1 + (N - 400) // 160, M).
+    """
+    # Without dither, or a voice would have another vector each time.
+    features = fbank(wav[None], num_mel_bins=mels, sample_frequency=TOKENIZER_RATE, dither=0.0)
+    return features - features.mean(dim=0, keepdim=True)
+
+
+def mel_filters(rate: int, n_fft: int, mels: int, fmax: float) -> Tensor:
+    """Triangular filters of unit area on Slaney's mel scale, from 0 Hz on, those of `librosa.filters.mel`.
+
+    Computed in float64: torchaudio's `melscale_fbanks` does it in float32 and is off by 5e-6 (relative L2).
+
+    Args:
+        rate: of the audio, Hz.
+        n_fft: size of the FFT.
+        mels: M.
+        fmax: upper edge of the last filter, Hz.
+
+    Returns:
+        (M, n_fft // 2 + 1) float32, on the CPU.
+    """
+    bins = np.arange(n_fft // 2 + 1) * (rate / n_fft)
+    edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(fmax), mels + 2))
+    lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
+    triangles = np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)).clip(min=0.0)
+    return torch.from_numpy((triangles * (2.0 / (upper - lower))).astype(np.float32))
+
+
+# Slaney's mel scale: linear up to 1 kHz, 27 steps per factor of 6.4 above.
+_MEL_BREAK_HZ = 1_000.0
+_HZ_PER_MEL = 200.0 / 3.0
+_MEL_BREAK = _MEL_BREAK_HZ / _HZ_PER_MEL
+_LOG_PER_MEL = math.log(6.4) / 27.0
+
+
+def _hz_to_mel(hz: float) -> float:
+    return hz / _HZ_PER_MEL if hz < _MEL_BREAK_HZ else _MEL_BREAK + math.log(hz / _MEL_BREAK_HZ) / _LOG_PER_MEL
+
+
+def _mel_to_hz(mel: np.ndarray) -> np.ndarray:
+    return np.where(mel < _MEL_BREAK, mel * _HZ_PER_MEL, _MEL_BREAK_HZ * np.exp((mel - _MEL_BREAK) * _LOG_PER_MEL))

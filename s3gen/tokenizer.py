@@ -1,0 +1,238 @@
+"""The S3 tokenizer v2: 16 kHz speech to tokens, 25 per second.
+
+A convolutional stem halves the mel's rate twice, blocks of rotary attention with an FSMN memory follow, and finite
+scalar quantisation rounds eight projections to three levels each. Written after s3tokenizer 0.3.0 (model_v2.py) and
+chatterbox-tts 0.1.7 (models/s3tokenizer/s3tokenizer.py); parameters are named as there.
+
+Clips of any lengths share a batch, padded on the right. Three masks keep the padding out: before the second
+convolution, in the attention, and before the memory's convolution; the first convolution sees the zeros it would see
+at the end of the clip anyway.
+
+Shape letters: B clips or windows, N samples, T mel frames, L tokens, M mel bins, D width, H heads, E width of a head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from s3gen.audio import TOKENIZER_MIN_SAMPLES, TokenizerMel, check_wav
+from s3gen.config import TokenizerConfig
+from s3gen.constants import TOKEN_RATE, TOKENIZER_FRAMES_PER_TOKEN, TOKENIZER_HOP, TOKENIZER_RATE, exact_div
+from s3gen.ragged import length_mask, pad_rows, plan_batches, zero_padding
+
+_MEL_RATE = exact_div(TOKENIZER_RATE, TOKENIZER_HOP)  # mel frames per second
+WINDOW_FRAMES = 30 * _MEL_RATE  # a longer clip goes through in windows of this many mel frames
+OVERLAP_FRAMES = 4 * _MEL_RATE  # that two windows share
+_OVERLAP_HALF = 2 * TOKEN_RATE  # tokens that each window gives up where it meets another
+_BATCH_FRAMES = 8 * WINDOW_FRAMES  # mel frames, padding included, that go through the encoder at once
+
+_FSMN_TAPS = 31
+_ROTARY_BASE = 10_000.0
+_LEVELS = 3
+_DIGITS = 8
+_LEVEL_SCALE = 0.9990000128746033  # the trained quantiser's, a float32
+
+
+class SpeechTokenizer(nn.Module):
+    """Speech to tokens.
+
+    Args:
+        config: dimensions; `dim` a multiple of `heads`, the quotient even.
+    """
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.mel = TokenizerMel(config.mels)
+        self.encoder = AudioEncoder(config)
+        self.quantizer = Quantizer(config.dim)
+
+    @torch.no_grad()
+    def forward(self, wavs: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+        """Tokenize clips; a clip's tokens do not depend on the others.
+
+        Args:
+            wavs: B clips (N,) at 16 kHz, in the module's dtype, full scale at 1.0.
+
+        Returns:
+            Tokens (B, L) int64 in 0 .. 6560, zeros after a clip's last, and how many each clip has, (B,) int64: one
+            per 640 samples begun, not counting the last N % 160 samples. A clip over 30 s may have up to 50 fewer, see
+            `merge_windows`.
+
+        Raises:
+            ValueError: no clips, or one that is not 1-D, not of the module's dtype, not finite, or under 201 samples.
+        """
+        if len(wavs) == 0:
+            raise ValueError("there are no clips to tokenize: wavs is empty")
+        dtype, device = self.mel.window.dtype, self.mel.window.device
+        for row, wav in enumerate(wavs):
+            check_wav(wav, f"wavs[{row}]", rate=TOKENIZER_RATE, minimum=TOKENIZER_MIN_SAMPLES, dtype=dtype)
+        clips = [split_windows(self.mel(wav.to(device))) for wav in wavs]
+        codes = iter(self._encode_windows([window for windows in clips for window in windows]))
+        rows = [merge_windows([next(codes) for _ in windows]) for windows in clips]
+        return pad_rows(rows), torch.tensor([len(row) for row in rows], device=device)
+
+    def _encode_windows(self, windows: list[Tensor]) -> list[Tensor]:
+        """Mel windows (T, M), at most `WINDOW_FRAMES` each, to their tokens (L,)."""
+        codes: dict[int, Tensor] = {}
+        for batch in plan_batches([len(window) for window in windows], _BATCH_FRAMES):
+            lengths = [len(windows[row]) for row in batch]
+            padded = self.quantizer(self.encoder(pad_rows([windows[row] for row in batch]), lengths))
+            for row, code, length in zip(batch, padded, lengths, strict=True):
+                codes[row] = code[: token_count(length)]
+        return [codes[row] for row in range(len(windows))]
+
+
+def token_count(frames: int) -> int:
+    """Tokens of so many mel frames, the last one begun included."""
+    return -(-frames // TOKENIZER_FRAMES_PER_TOKEN)
+
+
+def split_windows(mel: Tensor) -> list[Tensor]:
+    """A clip's mel (T, M) as it is up to 30 s, else as windows of 30 s, one every 26 s while there is any left."""
+    if len(mel) <= WINDOW_FRAMES:
+        return [mel]
+    starts = range(0, len(mel), WINDOW_FRAMES - OVERLAP_FRAMES)
+    return [mel[start : start + WINDOW_FRAMES] for start in starts]
+
+
+def merge_windows(codes: Sequence[Tensor]) -> Tensor:
+    """A clip's tokens from those of its windows: where two meet, each gives up its last or first 2 s.
+
+    As in the reference (s3tokenizer 0.3.0, utils.py), a last window of under 4 s gives them up although there is
+    nothing beyond to make up for it, so that such a clip loses up to 2 s at that seam.
+
+    Args:
+        codes: (L,) for each window, in order.
+    """
+    last = len(codes) - 1
+    kept = [
+        code[0 if place == 0 else _OVERLAP_HALF : len(code) if place == last else len(code) - _OVERLAP_HALF]
+        for place, code in enumerate(codes)
+    ]
+    return torch.cat(kept)
+
+
+class AudioEncoder(nn.Module):
+    """The convolutional stem and the attention blocks."""
+
+    rotary: Tensor
+
+    def __init__(self, config: TokenizerConfig) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(config.mels, config.dim, 3, stride=2, padding=1)
+        self.conv2 = nn.Conv1d(config.dim, config.dim, 3, stride=2, padding=1)
+        self.blocks = nn.ModuleList(Block(config.dim, config.heads) for _ in range(config.layers))
+        table = rotary_table(token_count(WINDOW_FRAMES), exact_div(config.dim, config.heads))
+        self.register_buffer("rotary", table, persistent=False)
+
+    def forward(self, mel: Tensor, lengths: Sequence[int]) -> Tensor:
+        """Hidden states at the token rate.
+
+        Args:
+            mel: (B, T, M), zeros after each row's end.
+            lengths: mel frames of each row, the longest T.
+
+        Returns:
+            (B, L, D); what stands after a row's `token_count` is undefined.
+        """
+        x = F.gelu(self.conv1(mel.transpose(1, 2)))
+        x = zero_padding(x, length_mask([-(-length // 2) for length in lengths], mel.device))
+        x = F.gelu(self.conv2(x)).transpose(1, 2)
+        mask = length_mask([token_count(length) for length in lengths], mel.device)
+        rotary = self.rotary[:, : x.shape[1]]
+        for block in self.blocks:
+            x = block(x, rotary, mask)
+        return x
+
+
+class Block(nn.Module):
+    """Attention with its memory, then a feed-forward layer; both after a norm, both residual."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.attn = FSMNAttention(dim, heads)
+        self.attn_ln = nn.LayerNorm(dim)
+        self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
+        self.mlp_ln = nn.LayerNorm(dim)
+
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+        """`x` (B, L, D), `rotary` (2, L, E), `mask` (B, L) True where there is data; (B, L, D)."""
+        x = x + self.attn(self.attn_ln(x), rotary, mask)
+        return x + self.mlp(self.mlp_ln(x))
+
+
+class FSMNAttention(nn.Module):
+    """Rotary self-attention, plus a memory: a depthwise convolution over the values."""
+
+    def __init__(self, dim: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.query = nn.Linear(dim, dim)
+        self.key = nn.Linear(dim, dim, bias=False)
+        self.value = nn.Linear(dim, dim)
+        self.out = nn.Linear(dim, dim)
+        self.fsmn_block = nn.Conv1d(dim, dim, _FSMN_TAPS, padding=_FSMN_TAPS // 2, groups=dim, bias=False)
+
+    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
+        """Arguments as for `Block`."""
+        value = self.value(x)
+        query, key, heads = (self._split_heads(y) for y in (self.query(x), self.key(x), value))
+        keys_mask = None if mask is None else mask[:, None, None, :]
+        attended = F.scaled_dot_product_attention(
+            rotate(query, rotary), rotate(key, rotary), heads, attn_mask=keys_mask
+        )
+        memory = zero_padding(value.transpose(1, 2), mask)
+        memory = self.fsmn_block(memory) + memory
+        mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
+        return mixed + memory.transpose(1, 2)
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, E)
+
+
+def rotary_table(length: int, width: int) -> Tensor:
+    """Cosines and sines of `length` positions for heads of (even) `width`: (2, length, width) float32, on the CPU."""
+    exponents = torch.arange(0, width, 2, dtype=torch.float32, device="cpu") / width
+    positions = torch.arange(length, dtype=torch.float32, device="cpu")
+    angles = torch.outer(positions, 1.0 / _ROTARY_BASE**exponents).repeat(1, 2)
+    return torch.stack((angles.cos(), angles.sin()))
+
+
+def rotate(x: Tensor, rotary: Tensor) -> Tensor:
+    """`x` (B, H, L, E) turned by the angles of `rotary` (2, L, E); a head's first half pairs with its second."""
+    first, second = x.chunk(2, dim=-1)
+    return x * rotary[0] + torch.cat((-second, first), dim=-1) * rotary[1]
+
+
+class Quantizer(nn.Module):
+    """Finite scalar quantisation; the nesting is that of the published names."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self._codebook = Codebook(dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Hidden states (B, L, D) to tokens (B, L) int64."""
+        codes: Tensor = self._codebook(x)
+        return codes
+
+
+class Codebook(nn.Module):
+    """Eight digits of three levels each, the first the least: 3 ** 8 codes."""
+
+    places: Tensor
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.project_down = nn.Linear(dim, _DIGITS)
+        places = torch.tensor([_LEVELS**digit for digit in range(_DIGITS)], device="cpu")
+        self.register_buffer("places", places, persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As `Quantizer.forward`."""
+        levels = (self.project_down(x).tanh() * _LEVEL_SCALE).round() + 1
+        return (levels.to(torch.int64) * self.places).sum(-1)
