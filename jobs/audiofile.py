@@ -1,0 +1,82 @@
+"""Audio files: reading whatever libsndfile reads, and encoding what was made.
+
+Shape letters: L samples, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import IO
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from s3gen.constants import SAMPLE_RATE
+
+Samples = npt.NDArray[np.float32]
+
+# Every file suffix under which libsndfile's formats go about.
+READABLE_SUFFIXES = frozenset(
+    {"aif", "aifc", "aiff", "au", "avr", "caf", "flac", "htk", "ircam", "m4w", "mat", "mp3", "nist", "oga", "ogg"}
+    | {"opus", "paf", "pvf", "rf64", "sd2", "snd", "sph", "svx", "voc", "w64", "wav", "wave", "wve", "xi"}
+)
+# What a job may store, by its configuration key `audio`.
+ENCODINGS = {"flac": "FLAC", "wav": "WAV"}
+
+PCM16_SCALE = 2**15  # full scale of 16-bit PCM; reading divides by the same number
+
+
+class UnreadableAudio(ValueError):
+    """libsndfile cannot make sense of a file."""
+
+
+def read_audio(file: IO[bytes], seconds: float | None = None) -> tuple[Samples, int]:
+    """The samples of an audio file, as one channel.
+
+    Args:
+        file: a seekable binary file at its beginning, in any format, rate, width and channel count.
+        seconds: read no more than this from the start; None reads everything.
+
+    Returns:
+        (L,) float32, the mean of the channels, full scale +-1; and the file's rate in Hz.
+
+    Raises:
+        UnreadableAudio: not audio that libsndfile reads, or torn.
+    """
+    try:
+        with soundfile.SoundFile(file) as sound:
+            rate = int(sound.samplerate)
+            frames = -1 if seconds is None else round(seconds * rate)
+            channels = sound.read(frames, dtype="float32", always_2d=True)  # (L, C)
+    except (soundfile.LibsndfileError, RuntimeError, ValueError, EOFError, MemoryError) as error:
+        raise UnreadableAudio(f"libsndfile cannot read it: {_reason(error)}") from error
+    if channels.shape[1] == 1:
+        return channels[:, 0], rate
+    return channels.mean(axis=1, dtype=np.float64).astype(np.float32), rate
+
+
+def encode(samples: Samples, audio: str) -> bytes:
+    """A 24 kHz mono file of 16-bit PCM; equal samples give equal bytes.
+
+    Args:
+        samples: (L,) float32, finite, full scale +-1; rounded to the nearest step, clipped to the range.
+        audio: a key of `ENCODINGS`.
+
+    Raises:
+        ValueError: an unknown encoding, or samples that are not finite, which have no PCM value.
+    """
+    if audio not in ENCODINGS:
+        raise ValueError(f"audio: {audio!r} is not one of {', '.join(ENCODINGS)}")
+    if not np.isfinite(samples).all():
+        raise ValueError("samples that are not finite cannot be stored")
+    scaled = np.rint(samples.astype(np.float64) * PCM16_SCALE)
+    pcm = np.clip(scaled, -PCM16_SCALE, PCM16_SCALE - 1).astype(np.int16)
+    file = io.BytesIO()
+    soundfile.write(file, pcm, SAMPLE_RATE, format=ENCODINGS[audio], subtype="PCM_16")
+    return file.getvalue()
+
+
+def _reason(error: Exception) -> str:
+    # libsndfile's own sentence, without the file object's repr that soundfile puts in front.
+    return str(getattr(error, "error_string", error)).strip() or type(error).__name__

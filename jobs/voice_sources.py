@@ -1,0 +1,151 @@
+"""What a voice table is made from: a folder of clips, or a list of voice ids and paths."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import posixpath
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.audiofile import READABLE_SUFFIXES
+from jobs.errors import InputError
+from jobs.storage import Folder, Options, absolute_url, is_url, open_input
+
+# Parquet keeps no minimum and maximum for very long values, and the table is searched by them.
+MAX_VOICE_ID_BYTES = 1024
+
+LIST_SUFFIXES = ("csv", "jsonl", "parquet")
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One clip that is to become a voice."""
+
+    voice_id: str
+    url: str
+
+
+@dataclass(frozen=True, slots=True)
+class VoiceFailure:
+    """One entry of the input that did not become a voice."""
+
+    voice_id: str | None
+    source: str | None
+    error: str  # a short code
+    message: str
+
+
+def find_sources(where: str, options: Options | None = None) -> tuple[list[Source], list[VoiceFailure]]:
+    """The clips of an input, sorted by voice id, each id once.
+
+    Args:
+        where: a folder, whose audio files at any depth get their path without suffix as voice id; or a .csv, .jsonl
+            or .parquet file with `voice_id` and `path`, where relative paths begin at the file's own folder.
+
+    Returns:
+        The sources, and the entries that cannot be one: `null_voice_id`, `null_path`, `long_voice_id`,
+        `duplicate_voice_id` (all but the first of an id).
+
+    Raises:
+        InputError: no such input, no columns of that name, or nothing in it.
+    """
+    url = absolute_url(where)
+    suffix = _suffix(url)
+    entries = list(_read_list(url, suffix, options) if suffix in LIST_SUFFIXES else _read_folder(url, options))
+    if not entries:
+        raise InputError(
+            f"no clips in {url}: a folder of audio files, or a .csv, .jsonl or .parquet with rows is needed"
+        )
+    return _sort_out(entries)
+
+
+def _read_folder(url: str, options: Options | None) -> Iterator[tuple[Any, Any]]:
+    for name in Folder(url, options).list():
+        hidden = any(part.startswith(".") for part in name.split("/"))
+        if not hidden and _suffix(name) in READABLE_SUFFIXES:
+            yield posixpath.splitext(name)[0], f"{url.rstrip('/')}/{name}"
+
+
+def _read_list(url: str, suffix: str, options: Options | None) -> Iterator[tuple[Any, Any]]:
+    folder = url.rpartition("/")[0]
+    try:
+        with open_input(url, options) as file:
+            data = file.read()
+        rows = {"csv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[suffix](data)
+        for voice_id, path in rows:
+            yield voice_id, _beside(folder, path)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {url}") from None
+    except KeyError as error:
+        raise InputError(f"{url} has no column {error}; voice_id and path are needed") from None
+    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowInvalid) as error:
+        raise InputError(f"{url} cannot be read as {suffix}: {error}") from None
+
+
+def _csv_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
+    for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")):
+        yield row["voice_id"], row["path"]
+
+
+def _jsonl_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
+    for line in data.decode("utf-8-sig").split("\n"):
+        if line.strip():
+            row = json.loads(line)
+            if not isinstance(row, dict):
+                raise json.JSONDecodeError("not an object", line, 0)
+            yield row["voice_id"], row["path"]
+
+
+def _parquet_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
+    table = pq.read_table(pa.BufferReader(data))
+    yield from zip(table.column("voice_id").to_pylist(), table.column("path").to_pylist(), strict=True)
+
+
+def _beside(folder: str, path: Any) -> Any:
+    if not isinstance(path, str) or not path or is_url(path) or path.startswith("/"):
+        return path
+    return f"{folder}/{path}"
+
+
+def _sort_out(entries: Iterable[tuple[Any, Any]]) -> tuple[list[Source], list[VoiceFailure]]:
+    sources: dict[str, Source] = {}
+    failures: list[VoiceFailure] = []
+    for voice_id, path in entries:
+        failure = _fault(voice_id, path, sources)
+        if failure is None:
+            sources[voice_id] = Source(voice_id, path)
+        else:
+            failures.append(failure)
+    return sorted(sources.values(), key=lambda source: source.voice_id), failures
+
+
+def _fault(voice_id: Any, path: Any, taken: dict[str, Source]) -> VoiceFailure | None:
+    shown_id, shown_path = _text(voice_id), _text(path)
+    if not shown_id:
+        return VoiceFailure(shown_id, shown_path, "null_voice_id", f"voice_id is {voice_id!r}, not a text")
+    if not shown_path:
+        return VoiceFailure(shown_id, shown_path, "null_path", f"path is {path!r}, not a text")
+    if (size := len(shown_id.encode())) > MAX_VOICE_ID_BYTES:
+        message = f"voice_id has {size} bytes; {MAX_VOICE_ID_BYTES} is the most"
+        return VoiceFailure(shown_id, shown_path, "long_voice_id", message)
+    if shown_id in taken:
+        message = f"voice_id {shown_id!r} is already that of {taken[shown_id].url}"
+        return VoiceFailure(shown_id, shown_path, "duplicate_voice_id", message)
+    return None
+
+
+def _text(value: Any) -> str | None:
+    """The value if it is a text that UTF-8 can hold."""
+    if not isinstance(value, str):
+        return None
+    return value if value.encode("utf-8", "ignore").decode() == value else None
+
+
+def _suffix(name: str) -> str:
+    return posixpath.splitext(name)[1].lower().lstrip(".")
