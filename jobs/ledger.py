@@ -1,0 +1,445 @@
+"""The ledger of an output: what the job is, which shards are done, and how they become one finished output.
+
+Layout under the output (nothing else knows it; use ``Ledger``):
+
+    job.json                                the frozen job; created once, after the plan
+    ledger/plan-<digest>.parquet            the plan
+    ledger/lease/...                        who runs it (see ``lease``)
+    audio/<shard>-<attempt>.<ext>           the audio of a shard
+    ledger/index/<shard>-<attempt>.parquet  its part of the index
+    ledger/failures/<shard>-<attempt>.parquet
+    ledger/commits/<xx>/<shard>.json        its commit record: the shard is done when this is there
+    ledger/finished.json                    the totals; the job is finished when this is there
+    index.parquet, failures.parquet, duplicates.parquet
+
+**Commit.** Each try at a shard writes under names of its own, and its commit record last. The record names every file
+with size and sha256, so a reader that starts from records never meets a torn, half or foreign file. Records are spread
+over 256 prefixes by a hash of the shard's number. What is committed is known from names alone.
+
+**Two tries of one shard** happen: a worker that was given up for dead may still be writing. Where the store has
+put-if-absent, the record is created with it: the first counts, the other finds that it lost and deletes its files.
+
+Where the store has not, tries write ``<shard>.<attempt>.json``, and the record that counts is the smallest attempt
+among those present; ``<shard>.json`` is smaller than any. Readers and writers use the same rule on the same names, so
+it does not matter which kind of store any of them believes this to be. Why that is safe:
+
+- Records are only ever added before the end, so the smallest only gets smaller. A try that sees a smaller one has lost
+  for good and may delete its own files; nothing else deletes files of a shard before the end.
+- At the end, and before it deletes anything, ``finalise`` writes each chosen record once more as ``<shard>.json``. From
+  then on the choice cannot change, whatever a late try still writes.
+
+**Unknown outcomes.** ``StorageUnknown`` from a commit means that the record may be there: nothing is deleted, the shard
+is done or not by what the names say, and tries that lost are cleared away at the end. A commit that is repeated by the
+same attempt finds its own record and counts as won.
+
+**Finishing** needs every shard committed, is done under the lease, and can be repeated after a kill at any point: the
+tables, the totals, then the deletion of files that no record names. Once the totals are there, only the deletion is
+repeated.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import re
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from jobs.errors import InputError, StorageError, Unfinished
+from jobs.lease import Lease, Timing, take_lease
+from jobs.plan import Plan
+from jobs.storage import Folder
+
+JOB = "job.json"
+FINISHED = "ledger/finished.json"
+COMMITS = "ledger/commits/"
+DATA = ("audio/", "ledger/index/", "ledger/failures/")
+TABLES = ("index.parquet", "failures.parquet", "duplicates.parquet")
+FORMAT_VERSION = 1
+COMMIT_NAME = re.compile(r"^ledger/commits/[0-9a-f]{2}/(\d{7,})(?:\.([0-9a-f]+))?\.json$")
+
+READ_THREADS = 16
+READ_CHUNK = 512  # records in memory at a time
+
+# Of the job's configuration: what may be another on a resume, since no sample depends on it (``batch`` moves samples
+# within the batch tolerance).
+MAY_CHANGE = frozenset({"workers", "gpus_per_worker", "ray_address", "log_level", "batch"})
+COMPARED = ("config", "fingerprints", "plan", "limit")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFile:
+    """A file of the output that a record vouches for."""
+
+    name: str  # relative to the output
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommitRecord:
+    """What one try made of one shard."""
+
+    shard: int
+    attempt: str
+    plan: str  # digest of the plan
+    rows: int  # of the manifest; rows_done + rows_failed
+    rows_done: int
+    rows_failed: int
+    samples: int  # of audio, all rows
+    started_at: float  # unix time at which the work on the shard began
+    finished_at: float  # and ended
+    audio: StoredFile | None  # None when no row could be made
+    index: StoredFile | None
+    failures: StoredFile | None  # None when no row failed
+
+    def files(self) -> list[StoredFile]:
+        """All files that the record names."""
+        return [file for file in (self.audio, self.index, self.failures) if file is not None]
+
+    def to_bytes(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> CommitRecord:
+        """From JSON. ValueError when it is no record."""
+        try:
+            values = json.loads(data)
+            for key in ("audio", "index", "failures"):
+                values[key] = None if values[key] is None else StoredFile(**values[key])
+            return cls(**values)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a commit record: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a shard: names that no other try has."""
+
+    shard: int
+    id: str
+
+    @property
+    def stem(self) -> str:
+        """Shard and attempt."""
+        return f"{self.shard:07d}-{self.id}"
+
+    def audio_name(self, ext: str) -> str:
+        """Of the shard file; ``ext`` without a dot."""
+        return f"audio/{self.stem}.{ext}"
+
+    @property
+    def index_name(self) -> str:
+        """Of the part of the index."""
+        return f"ledger/index/{self.stem}.parquet"
+
+    @property
+    def failures_name(self) -> str:
+        """Of the part of the failures table."""
+        return f"ledger/failures/{self.stem}.parquet"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """A finished job in numbers."""
+
+    shards: int
+    rows_total: int
+    rows_done: int
+    rows_failed: int
+    duplicates: int  # rows whose id an earlier shard has too
+    samples: int
+    speed: float  # seconds of audio per second in which at least one shard was in work
+    finished_at: float
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every row was synthesised under an id of its own, else 3."""
+        return 3 if self.rows_failed or self.duplicates else 0
+
+
+class Ledger:
+    """The state of one output. ``start`` or ``open`` makes it."""
+
+    def __init__(self, folder: Folder, job: Mapping[str, Any], plan: Plan) -> None:
+        self.folder = folder
+        self.job = dict(job)
+        self.plan = plan
+        self._lease: Lease | None = None
+
+    @classmethod
+    def start(cls, folder: Folder, job: Mapping[str, Any], plan: Plan) -> Ledger:
+        """Begins a job in an empty output; when another run begins the same one at this moment, joins it.
+
+        Args:
+            job: plain JSON values: ``config`` (``JobConfig.frozen``), ``fingerprints``, ``versions``, ``limit``. The
+                plan's digest is added.
+
+        Raises:
+            InputError: the output holds something else, or another job.
+        """
+        if exists(folder):
+            ledger = cls.open(folder)
+            ledger.check_unchanged(_described(job, plan))
+            return ledger
+        _refuse_foreign(folder)
+        described = _described(job, plan) | {"version": FORMAT_VERSION, "created_at": time.time()}
+        folder.put(_plan_name(plan.digest), plan.to_bytes())
+        data = json.dumps(described, indent=1, sort_keys=True).encode()
+        if not folder.can_create():
+            folder.put(JOB, data)
+        elif not folder.create(JOB, data):
+            ledger = cls.open(folder)
+            ledger.check_unchanged(job)
+            return ledger
+        return cls(folder, described, plan)
+
+    @classmethod
+    def open(cls, folder: Folder) -> Ledger:
+        """The job that was begun in an output.
+
+        Raises:
+            InputError: there is none, or it is damaged.
+        """
+        try:
+            job = json.loads(folder.read(JOB))
+            version, digest = job["version"], job["plan"]
+        except FileNotFoundError:
+            raise InputError(f"{folder.url}: no job was begun here (there is no {JOB})") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{folder.path(JOB)} is damaged: {error}") from None
+        if version != FORMAT_VERSION:
+            raise InputError(f"{folder.url} was written by another version of s3gen (format {version})")
+        try:
+            plan = Plan.from_bytes(folder.read(_plan_name(digest)))
+        except FileNotFoundError:
+            raise InputError(f"{folder.url}: the job's plan {_plan_name(digest)} is missing") from None
+        if plan.digest != digest:
+            raise InputError(f"{folder.url}: {JOB} names the plan {digest}, its file holds {plan.digest}")
+        return cls(folder, job, plan)
+
+    def check_unchanged(self, job: Mapping[str, Any]) -> None:
+        """Refuses to go on as another job than the one that was begun.
+
+        Args:
+            job: as for ``start``; a plan's digest under ``plan`` is compared too when it is there.
+
+        Raises:
+            InputError: lists each key that differs, what it was and what it is now.
+        """
+        differences = []
+        for part in COMPARED:
+            if part in job:
+                differences += _differences(part, self.job.get(part), job[part])
+        if differences:
+            lines = "\n".join(f"  {key}: was {was}, is {now}" for key, was, now in differences)
+            raise InputError(f"{self.folder.url} was begun as another job:\n{lines}\nundo this, or use another output")
+
+    # --- shards -------------------------------------------------------------------------------------------------------
+
+    def committed(self) -> set[int]:
+        """The shards that are done, from key names alone."""
+        return set(self._record_names())
+
+    def attempt(self, shard: int) -> Attempt:
+        """A fresh try at a shard."""
+        return Attempt(shard, secrets.token_hex(6))
+
+    def commit(self, attempt: Attempt, record: CommitRecord) -> bool:
+        """Makes a try count, after all files that ``record`` names are written.
+
+        Returns:
+            True when this try is the one that counts. False when another one was there before: the files of this one
+            are deleted.
+
+        Raises:
+            ValueError: the record is not of this attempt, shard or plan.
+            StorageError: it surely did not count; its files are as they were.
+            StorageUnknown: it may count; delete nothing.
+        """
+        self._check_record(attempt, record)
+        data, canonical = record.to_bytes(), _record_name(attempt.shard)
+        if self.folder.can_create():
+            won = self.folder.create(canonical, data)
+        else:
+            own = _record_name(attempt.shard, attempt.id)
+            self.folder.put(own, data)
+            present = self._record_names(_record_prefix(attempt.shard))
+            won = present.get(attempt.shard) in (own, None)
+        if not won:
+            self.discard(attempt, record)
+        return won
+
+    def discard(self, attempt: Attempt, record: CommitRecord) -> None:
+        """Deletes the files of a try that does not count; failing at it is no harm, the end clears them away."""
+        for file in record.files():
+            if attempt.stem in file.name:
+                with contextlib.suppress(Exception):
+                    self.folder.delete(file.name)
+
+    def records(self) -> Iterator[CommitRecord]:
+        """The records that count, in shard order, some hundreds in memory at a time.
+
+        Raises:
+            StorageError: one is damaged, or of another plan.
+        """
+        names = sorted(self._record_names().items())
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            for first in range(0, len(names), READ_CHUNK):
+                yield from pool.map(self._read_record, names[first : first + READ_CHUNK])
+
+    def _read_record(self, item: tuple[int, str]) -> CommitRecord:
+        shard, name = item
+        try:
+            record = CommitRecord.from_bytes(self.folder.read(name))
+        except ValueError as error:
+            raise StorageError(f"{self.folder.path(name)} is damaged: {error}") from None
+        if record.shard != shard or record.plan != self.plan.digest:
+            raise StorageError(f"{self.folder.path(name)} is the record of shard {record.shard} of plan {record.plan}")
+        return record
+
+    def _record_names(self, prefix: str = COMMITS) -> dict[int, str]:
+        """By shard, the name of the record that counts among those present."""
+        found: dict[int, tuple[str, str]] = {}
+        for name in self.folder.list(prefix):
+            match = COMMIT_NAME.match(name)
+            if match:
+                shard, attempt = int(match[1]), match[2] or ""
+                found[shard] = min(found.get(shard, (attempt, name)), (attempt, name))
+        return {shard: name for shard, (_, name) in found.items()}
+
+    def _check_record(self, attempt: Attempt, record: CommitRecord) -> None:
+        if (record.shard, record.attempt, record.plan) != (attempt.shard, attempt.id, self.plan.digest):
+            raise ValueError(f"a record of shard {record.shard}, attempt {record.attempt} is not of {attempt}")
+        if record.rows != record.rows_done + record.rows_failed or record.rows != self.plan.shard(record.shard).rows:
+            raise ValueError(f"shard {record.shard}: {record.rows_done} + {record.rows_failed} rows of {record.rows}")
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def summary(self) -> Summary | None:
+        """The totals of a finished job; None while it is not."""
+        try:
+            return Summary(**json.loads(self.folder.read(FINISHED)))
+        except FileNotFoundError:
+            return None
+        except (ValueError, TypeError) as error:
+            raise StorageError(f"{self.folder.path(FINISHED)} is damaged: {error}") from None
+
+    @contextlib.contextmanager
+    def lease(
+        self, *, on_wait: Callable[[str], None] = lambda text: None, timing: Timing | None = None
+    ) -> Iterator[Lease]:
+        """Holds the output's lease; while it does, ``finalise`` confirms it before each step that counts.
+
+        Raises:
+            LeaseHeld: another run renewed its lease while this one waited.
+        """
+        with take_lease(self.folder, on_wait=on_wait, timing=timing) as lease:
+            self._lease = lease
+            try:
+                yield lease
+            finally:
+                self._lease = None
+
+    def finalise(self) -> Summary:
+        """Makes the tables of the whole job, marks it finished and clears away what no record names.
+
+        On a finished job it only clears away.
+
+        Raises:
+            Unfinished: a shard is not committed.
+            LeaseHeld: another run has taken over.
+        """
+        # Local: it needs this module's records.
+        from jobs.finish import write_tables
+
+        self._confirm()
+        summary = self.summary()
+        if summary is None:
+            left = len(self.plan) - len(self.committed())
+            if left:
+                raise Unfinished(
+                    f"{self.folder.url}: {left} of {len(self.plan)} shards are not done; "
+                    f"go on with: s3gen resume {self.folder.url}"
+                )
+            self._fix_choices()
+            summary = write_tables(self.folder, self.plan, self.records, self._confirm)
+            self._confirm()
+            self.folder.put(FINISHED, json.dumps(asdict(summary), indent=1).encode())
+        self._clear_away()
+        return summary
+
+    def _confirm(self) -> None:
+        if self._lease is not None:
+            self._lease.confirm()
+
+    def _fix_choices(self) -> None:
+        """Gives every record that counts the name that counts for ever."""
+        for shard, name in self._record_names().items():
+            if name != _record_name(shard):
+                self.folder.put(_record_name(shard), self.folder.read(name))
+
+    def _clear_away(self) -> None:
+        named = {file.name for record in self.records() for file in record.files()}
+        self._confirm()
+        for prefix in DATA:
+            self._delete_all(name for name in self.folder.list(prefix) if name not in named)
+        counting = set(self._record_names().values())
+        self._delete_all(name for name in self.folder.list(COMMITS) if name not in counting)
+        self.folder.delete_partial()
+
+    def _delete_all(self, names: Iterable[str]) -> None:
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            list(pool.map(self.folder.delete, names))
+
+
+def exists(folder: Folder) -> bool:
+    """Whether a job was begun in this output."""
+    return folder.exists(JOB)
+
+
+def _described(job: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
+    described = json.loads(json.dumps(dict(job)))
+    return described | {"plan": plan.digest}
+
+
+def _refuse_foreign(folder: Folder) -> None:
+    """An output is cleared of files that no record names: it must not be somebody's folder of recordings."""
+    for prefix in (*DATA, COMMITS, *TABLES):
+        found = folder.list(prefix)
+        if found:
+            raise InputError(
+                f"{folder.url}: there is no {JOB}, but {found[0]}: this is another folder, or what is left of a job; "
+                "choose an empty output"
+            )
+
+
+def _plan_name(digest: str) -> str:
+    return f"ledger/plan-{digest[:32]}.parquet"
+
+
+def _record_prefix(shard: int) -> str:
+    spread = hashlib.sha256(str(shard).encode()).hexdigest()[:2]
+    return f"{COMMITS}{spread}/{shard:07d}."
+
+
+def _record_name(shard: int, attempt: str | None = None) -> str:
+    return f"{_record_prefix(shard)}{attempt}.json" if attempt else f"{_record_prefix(shard)}json"
+
+
+def _differences(key: str, was: Any, now: Any) -> list[tuple[str, str, str]]:
+    if isinstance(was, Mapping) and isinstance(now, Mapping):
+        names = sorted({*was, *now})
+        return [
+            difference
+            for name in names
+            if not (key == "config" and name in MAY_CHANGE)
+            for difference in _differences(f"{key}.{name}".removeprefix("config."), was.get(name), now.get(name))
+        ]
+    return [] if was == now else [(key, json.dumps(was), json.dumps(now))]

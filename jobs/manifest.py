@@ -1,0 +1,472 @@
+"""The manifest: Parquet files with the speech tokens of each utterance, and the checks that each row goes through.
+
+Required columns: ``id`` (text, unique), ``tokens`` (list of integers), ``voice_id`` (text). Optional: ``seed``
+(integers; a float column, which pandas makes of integers with gaps, holds whole numbers of up to 2**53). Every width
+of integer, every kind of list and every kind of text is taken. All other columns travel into the output unchanged.
+
+A failures table is itself a manifest: a file with the four columns that such a table adds (``error``, ``message``,
+``manifest``, ``row``) is read without them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.errors import InputError
+from jobs.storage import READ_BLOCK, Options, expand, open_input, stat_input
+from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
+
+SUFFIXES = (".parquet", ".parq", ".pq")  # of the files of a folder that are taken
+REQUIRED = ("id", "tokens", "voice_id")
+FORBIDDEN = ("audio", "samples", "duration", "shard", "row", "sha256")  # names that the output uses
+FAILURE_COLUMNS = {"error": pa.string(), "message": pa.string(), "manifest": pa.string(), "row": pa.int64()}
+
+BATCH_ROWS = 8_192  # decoded at a time
+STREAMED_BYTES = 64 << 20  # a row group above this is decoded piece by piece, not fetched as a whole
+MAX_FOOTER_BYTES = 1 << 28
+SCAN_THREADS = 16
+EXACT_FLOAT = 2**53  # whole numbers up to here are exact in float64
+
+Ints = npt.NDArray[np.int64]
+
+
+class Span(NamedTuple):
+    """Rows ``start`` to ``stop`` (exclusive) of the manifest's file number ``file``."""
+
+    file: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ManifestFile:
+    """One file, and what identifies its content."""
+
+    url: str
+    rows: int
+    size: int  # bytes
+    etag: str
+    footer_digest: str  # sha256 of the Parquet footer, which holds sizes and statistics of every column
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroups:
+    """Rows of each row group of a file, and how many token values they hold; for planning."""
+
+    rows: Ints
+    tokens: Ints
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A row that can be synthesised."""
+
+    position: int  # in the table that was checked
+    id: str
+    voice_id: str
+    tokens: Ints  # (L,) 0..6560, without the language model's start and stop
+    seed: int  # -2**63 .. 2**64 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A row that cannot be, and why."""
+
+    position: int
+    id: str | None
+    voice_id: str | None
+    error: str  # a code, see check_rows
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """The files of a job's input, in order, as one table.
+
+    Attributes:
+        columns: the names and types of all columns, without file metadata.
+        digest: sha256 over URLs, sizes, ETags and footers: another digest is another manifest.
+        groups: per file; only after ``scan``.
+    """
+
+    files: tuple[ManifestFile, ...]
+    columns: pa.Schema
+    groups: tuple[RowGroups, ...] = field(default=(), compare=False, repr=False)
+
+    @cached_property
+    def rows(self) -> int:
+        """Rows of all files."""
+        return sum(file.rows for file in self.files)
+
+    @cached_property
+    def digest(self) -> str:
+        """Hex sha256 of what identifies the files."""
+        lines = [[f.url, f.rows, f.size, f.etag, f.footer_digest] for f in self.files]
+        return hashlib.sha256(json.dumps(lines).encode()).hexdigest()
+
+    @classmethod
+    def scan(cls, pattern: str, options: Options | None = None) -> Manifest:
+        """Reads the footers of the files of a path, glob, folder or URL.
+
+        Raises:
+            InputError: no such file, not Parquet, no rows, missing, doubled or forbidden columns, wrong types, files
+                that differ in their columns. The message names file, column and type.
+        """
+        urls = expand(pattern, options, suffixes=SUFFIXES)
+        with ThreadPoolExecutor(SCAN_THREADS) as pool:
+            footers = list(pool.map(lambda url: _read_footer(url, options), urls))
+        first = footers[0]
+        for footer in footers:
+            _check_columns(footer)
+            _check_same(first, footer)
+        manifest = cls(
+            files=tuple(footer.file for footer in footers),
+            columns=first.schema,
+            groups=tuple(footer.groups for footer in footers),
+        )
+        if not manifest.rows:
+            raise InputError(f"{pattern}: the manifest has no rows")
+        return manifest
+
+    def read(self, spans: Sequence[Span], options: Options | None = None) -> pa.Table:
+        """The rows of ``spans``, in their order; only the row groups that hold them are read.
+
+        Raises:
+            InputError: a file has changed since it was scanned, is gone, or is damaged.
+        """
+        batches = [batch for span in spans for batch in self._read_span(span, options)]
+        return pa.Table.from_batches(batches, schema=self.columns)
+
+    def origins(self, spans: Sequence[Span]) -> tuple[list[str], Ints]:
+        """Where the rows of ``spans`` come from: the URL of each one's file and its row number there."""
+        urls = [self.files[span.file].url for span in spans for _ in range(span.start, span.stop)]
+        rows = [np.arange(span.start, span.stop, dtype=np.int64) for span in spans]
+        return urls, np.concatenate(rows) if rows else np.zeros(0, np.int64)
+
+    def _read_span(self, span: Span, options: Options | None) -> Iterator[pa.RecordBatch]:
+        file = self.files[span.file]
+        try:
+            with open_input(file.url, options) as handle:
+                if _footer_digest(handle, file.url) != file.footer_digest:
+                    raise InputError(f"{file.url}: the file has changed since the job was planned")
+                for batch in _batches(_opened(handle), span.start, span.stop):
+                    arrays = [batch.column(name) for name in self.columns.names]
+                    yield pa.RecordBatch.from_arrays(arrays, schema=self.columns)
+        except FileNotFoundError:
+            raise InputError(f"{file.url}: no such file") from None
+        except (pa.ArrowException, OSError) as error:
+            raise InputError(f"{file.url}: cannot read rows {span.start} to {span.stop}: {error}") from None
+
+
+def _opened(handle: IO[bytes]) -> pq.ParquetFile:
+    """Buffers the columns of very large row groups instead of fetching them whole."""
+    parquet = pq.ParquetFile(handle)
+    meta = parquet.metadata
+    largest = max((meta.row_group(g).total_byte_size for g in range(meta.num_row_groups)), default=0)
+    return parquet if largest <= STREAMED_BYTES else pq.ParquetFile(handle, metadata=meta, buffer_size=READ_BLOCK)
+
+
+def _batches(parquet: pq.ParquetFile, start: int, stop: int) -> Iterator[pa.RecordBatch]:
+    """The rows ``start`` to ``stop`` of a file; stops decoding as soon as it has them."""
+    meta = parquet.metadata
+    ends = np.cumsum([meta.row_group(g).num_rows for g in range(meta.num_row_groups)])
+    first = int(np.searchsorted(ends, start, side="right"))
+    last = int(np.searchsorted(ends, stop, side="left"))
+    at = int(ends[first - 1]) if first else 0
+    groups = list(range(first, min(last, meta.num_row_groups - 1) + 1))
+    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
+        low, high = max(start - at, 0), min(stop - at, batch.num_rows)
+        at += batch.num_rows
+        if low < high:
+            yield batch.slice(low, high - low)
+        if at >= stop:
+            return
+
+
+# --- footers ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Footer:
+    file: ManifestFile
+    schema: pa.Schema
+    groups: RowGroups
+
+
+def _read_footer(url: str, options: Options | None) -> _Footer:
+    try:
+        stat = stat_input(url, options)
+        with open_input(url, options) as handle:
+            digest = _footer_digest(handle, url)
+            handle.seek(0)
+            parquet = pq.ParquetFile(handle)
+            meta, schema = parquet.metadata, parquet.schema_arrow.remove_metadata()
+    except FileNotFoundError:
+        raise InputError(f"{url}: no such file") from None
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{url}: not a Parquet file that can be read: {error}") from None
+    file = ManifestFile(url=url, rows=meta.num_rows, size=stat.size, etag=stat.etag, footer_digest=digest)
+    return _Footer(file, _without_failure_columns(schema), _row_groups(meta))
+
+
+def _footer_digest(handle: IO[bytes], url: str) -> str:
+    size = handle.seek(0, 2)
+    if size >= 12:
+        handle.seek(-8, 2)
+        tail = handle.read(8)
+        length = int.from_bytes(tail[:4], "little")
+        if tail[4:] == b"PAR1" and length <= min(size - 12, MAX_FOOTER_BYTES):
+            handle.seek(-8 - length, 2)
+            return hashlib.sha256(handle.read(length)).hexdigest()
+    raise InputError(f"{url}: not a Parquet file, or a truncated one ({size} bytes)")
+
+
+def _row_groups(meta: pq.FileMetaData) -> RowGroups:
+    paths = [meta.schema.column(i).path for i in range(meta.num_columns)]
+    leaves = [i for i, path in enumerate(paths) if path.startswith("tokens.")]
+    groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
+    return RowGroups(
+        rows=np.array([group.num_rows for group in groups], np.int64),
+        tokens=np.array([group.column(leaves[0]).num_values if leaves else 0 for group in groups], np.int64),
+    )
+
+
+def _without_failure_columns(schema: pa.Schema) -> pa.Schema:
+    present = {name: schema.field(name).type for name in FAILURE_COLUMNS if schema.get_field_index(name) >= 0}
+    is_failures_table = len(present) == len(FAILURE_COLUMNS) and all(
+        _is_text(kind) if name != "row" else pa.types.is_integer(kind) for name, kind in present.items()
+    )
+    return pa.schema([f for f in schema if f.name not in FAILURE_COLUMNS]) if is_failures_table else schema
+
+
+# --- columns ----------------------------------------------------------------------------------------------------------
+
+
+def _check_columns(footer: _Footer) -> None:
+    url, names = footer.file.url, footer.schema.names
+    doubled = sorted({name for name in names if names.count(name) > 1})
+    if doubled:
+        raise InputError(f"{url}: the column {doubled[0]!r} is there {names.count(doubled[0])} times")
+    missing = [name for name in REQUIRED if name not in names]
+    if missing:
+        raise InputError(f"{url}: no column {' and no column '.join(map(repr, missing))}; it has {', '.join(names)}")
+    forbidden = [name for name in FORBIDDEN if name in names]
+    if forbidden:
+        raise InputError(f"{url}: the column {forbidden[0]!r} has a name that the output uses; rename or drop it")
+    for name, (fits, wanted) in _TYPES.items():
+        if name in names and not fits(footer.schema.field(name).type):
+            raise InputError(f"{url}: the column {name!r} is {footer.schema.field(name).type}, it must be {wanted}")
+
+
+def _check_same(first: _Footer, other: _Footer) -> None:
+    if first.schema.equals(other.schema):
+        return
+    ours, theirs = first.schema, other.schema
+    for name in [*ours.names, *(name for name in theirs.names if name not in ours.names)]:
+        kinds = [str(s.field(name).type) if s.get_field_index(name) >= 0 else "absent" for s in (ours, theirs)]
+        if kinds[0] != kinds[1]:
+            raise InputError(
+                f"the files of a manifest must have the same columns: {name!r} is {kinds[0]} in {first.file.url} and "
+                f"{kinds[1]} in {other.file.url}"
+            )
+    # Same names and types in another order, or another nullability: reading by name takes care of it.
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    if pa.types.is_dictionary(kind):
+        return _is_text(kind.value_type)
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def _is_token_list(kind: pa.DataType) -> bool:
+    lists = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
+    return isinstance(kind, lists) and pa.types.is_integer(kind.value_type)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
+
+
+_TYPES: dict[str, tuple[Any, str]] = {
+    "id": (_is_text, "text (string)"),
+    "voice_id": (_is_text, "text (string)"),
+    "tokens": (_is_token_list, "a list of integers"),
+    "seed": (_is_number, "integers"),
+}
+
+
+# --- rows -------------------------------------------------------------------------------------------------------------
+
+
+def check_rows(table: pa.Table, *, job_seed: int, max_tokens: int) -> tuple[list[Row], list[Failure]]:
+    """Sorts the rows of a shard into those that can be synthesised and those that cannot.
+
+    The codes of the failures, of which a row gets the first that applies: ``null_id``, ``bad_id`` (not UTF-8),
+    ``null_voice_id``, ``bad_voice_id``, ``null_tokens``, ``token_out_of_range`` (a value other than 0..6560 and the
+    start and stop tokens 6561 and 6562, or a null), ``empty_tokens`` (nothing left without start and stop),
+    ``too_long``, ``bad_seed``, ``duplicate_id`` (an earlier row of this table, good or bad, has the id).
+
+    A row without a seed gets ``int.from_bytes(sha256(f"{job_seed}:{id}" in UTF-8).digest()[:8], "big")``.
+
+    Raises:
+        Nothing for any value of a row.
+    """
+    ids, voices = _texts(table["id"]), _texts(table["voice_id"])
+    tokens = _Tokens.of(table["tokens"])
+    seeds = _seeds(table["seed"]) if "seed" in table.column_names else [None] * table.num_rows
+    problems = tokens.problems(max_tokens)
+    rows: list[Row] = []
+    failures: list[Failure] = []
+    seen: set[str] = set()
+    for position, (row_id, voice_id, seed) in enumerate(zip(ids, voices, seeds, strict=True)):
+        problem = (
+            _text_problem("id", row_id)
+            or _text_problem("voice_id", voice_id)
+            or problems.get(position)
+            or (seed if isinstance(seed, _Problem) else None)
+        )
+        if isinstance(row_id, str):
+            if problem is None and row_id in seen:
+                problem = _Problem("duplicate_id", f"an earlier row of this shard has the id {_shown(row_id)}")
+            seen.add(row_id)
+        if problem is not None or not isinstance(row_id, str) or not isinstance(voice_id, str):
+            code, message = problem or _Problem("bad_id", "no usable id")
+            known = [text if isinstance(text, str) else None for text in (row_id, voice_id)]
+            failures.append(Failure(position, known[0], known[1], code, message))
+            continue
+        chosen = seed if isinstance(seed, int) else derived_seed(job_seed, row_id)
+        rows.append(Row(position, row_id, voice_id, tokens.of_row(position), chosen))
+    return rows, failures
+
+
+def derived_seed(job_seed: int, row_id: str) -> int:
+    """The seed of a row that has none: the first 8 bytes of sha256 of ``"{job_seed}:{id}"``, big-endian, unsigned."""
+    return int.from_bytes(hashlib.sha256(f"{job_seed}:{row_id}".encode()).digest()[:8], "big")
+
+
+class _Problem(NamedTuple):
+    error: str
+    message: str
+
+
+def _texts(column: pa.ChunkedArray) -> list[str | bytes | None]:
+    """The texts of a column; what is not valid UTF-8 comes as bytes."""
+    chunks = [chunk.dictionary_decode() if pa.types.is_dictionary(column.type) else chunk for chunk in column.chunks]
+    texts: list[str | bytes | None] = []
+    for chunk in chunks:
+        try:
+            texts.extend(chunk.to_pylist())
+        except UnicodeDecodeError:
+            texts.extend(_decoded(value) for value in chunk.cast(pa.large_binary()).to_pylist())
+    return texts
+
+
+def _decoded(value: bytes | None) -> str | bytes | None:
+    try:
+        return value if value is None else value.decode()
+    except UnicodeDecodeError:
+        return value
+
+
+def _text_problem(column: str, value: str | bytes | None) -> _Problem | None:
+    if isinstance(value, str):
+        return None
+    if value is None:
+        return _Problem(f"null_{column}", f"{column} is null")
+    return _Problem(f"bad_{column}", f"{column} is not valid UTF-8: {_shown(value)}")
+
+
+def _shown(value: str | bytes) -> str:
+    text = repr(value[:200])
+    return text if len(value) <= 200 else f"{text}... ({len(value)} long)"
+
+
+def _seeds(column: pa.ChunkedArray) -> list[int | _Problem | None]:
+    if pa.types.is_integer(column.type):
+        seeds: list[int | _Problem | None] = column.to_pylist()
+        return seeds
+    return [_float_seed(value) for value in column.to_pylist()]
+
+
+def _float_seed(value: float | None) -> int | _Problem | None:
+    if value is None or math.isnan(value):
+        return None
+    if math.isinf(value) or value != int(value) or abs(value) > EXACT_FLOAT:
+        return _Problem("bad_seed", f"seed {value} is not a whole number of up to 2**53; store seeds as integers")
+    return int(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """A column of token lists as one run of values."""
+
+    given: npt.NDArray[Any]  # (T,) every value as stored, nulls as 0
+    starts: Ints  # (N + 1,) where each row begins in ``given``
+    null_rows: Ints  # numbers of the rows that are null
+    null_values: Ints  # places in ``given``, ascending
+    kept: Ints  # (K,) values without start and stop
+    kept_starts: Ints  # (N + 1,)
+
+    @classmethod
+    def of(cls, column: pa.ChunkedArray) -> _Tokens:
+        lengths = pc.list_value_length(column)
+        starts = np.zeros(len(lengths) + 1, np.int64)
+        np.cumsum(lengths.fill_null(0).to_numpy(), out=starts[1:])
+        flat = pc.list_flatten(column)
+        given = (flat.fill_null(0) if flat.null_count else flat).to_numpy()
+        # Only uint64 can be too large for int64, and what is too large is out of range anyway.
+        values = np.minimum(given, np.uint64(2**63 - 1)) if given.dtype == np.uint64 else given
+        values = values.astype(np.int64)
+        special = (values == START_TOKEN) | (values == STOP_TOKEN)
+        dropped = np.flatnonzero(special)
+        kept = values[~special] if len(dropped) else values
+        kept_starts = starts - np.searchsorted(dropped, starts)
+        return cls(given, starts, _nulls(lengths), _nulls(flat), kept, kept_starts)
+
+    def of_row(self, row: int) -> Ints:
+        return self.kept[self.kept_starts[row] : self.kept_starts[row + 1]]
+
+    def problems(self, max_tokens: int) -> dict[int, _Problem]:
+        """By row, the first that applies."""
+        found: dict[int, _Problem] = {}
+        counts = np.diff(self.kept_starts)
+        for row in np.flatnonzero(counts > max_tokens).tolist():
+            found[row] = _Problem("too_long", f"{counts[row]} tokens, more than max_tokens, {max_tokens}")
+        for row in np.flatnonzero(counts == 0).tolist():
+            inside = int(self.starts[row + 1] - self.starts[row])
+            message = "no tokens but start and stop" if inside else "no tokens"
+            found[row] = _Problem("empty_tokens", message)
+        for row, place in self._out_of_range():
+            at = self.starts[row] + place
+            value = "null" if at in self.null_values else str(self.given[at])
+            found[row] = _Problem("token_out_of_range", f"token {value} at place {place} is not in 0..{VOCAB_SIZE - 1}")
+        for row in self.null_rows.tolist():
+            found[row] = _Problem("null_tokens", "tokens is null")
+        return found
+
+    def _out_of_range(self) -> Iterator[tuple[int, int]]:
+        """The first bad value of each row that has one: row, place in the row as given."""
+        outside = np.flatnonzero((self.given < 0) | (self.given > STOP_TOKEN))
+        bad = np.union1d(outside, self.null_values)
+        rows = np.searchsorted(self.starts, bad, side="right") - 1
+        for row, first in zip(*np.unique(rows, return_index=True), strict=True):
+            yield int(row), int(bad[first] - self.starts[row])
+
+
+def _nulls(column: pa.ChunkedArray) -> Ints:
+    if not column.null_count:
+        return np.zeros(0, np.int64)
+    return np.flatnonzero(column.is_null().to_numpy())

@@ -1,0 +1,66 @@
+"""The tables that a job leaves: which columns the index, the failures and the duplicates have."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+
+from jobs.manifest import FAILURE_COLUMNS, Failure, Ints
+
+INDEX_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("voice_id", pa.string(), nullable=False),
+        pa.field("shard", pa.string(), nullable=False),  # path, relative to the output
+        pa.field("row", pa.int64(), nullable=False),  # in the shard, from 0
+        pa.field("samples", pa.int64(), nullable=False),
+        pa.field("duration", pa.float64(), nullable=False),  # seconds
+        pa.field("sha256", pa.string(), nullable=False),  # hex, of the stored audio bytes
+    ]
+)
+DUPLICATES_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in ("id", "voice_id", "shard", "row")])
+
+
+def failures_schema(columns: pa.Schema) -> pa.Schema:
+    """The columns of the failures table of a manifest with these columns.
+
+    First ``id``, ``voice_id``, ``error`` (code), ``message``, ``manifest`` (URL), ``row`` (in that file, from 0), then
+    the manifest's other columns. One of those that is called ``error``, ``message`` or ``manifest`` gets ``own_``
+    before its name, as often as it takes.
+    """
+    head = [columns.field("id"), columns.field("voice_id")]
+    head += [pa.field(name, kind) for name, kind in FAILURE_COLUMNS.items()]
+    others = [field for field in columns if field.name not in ("id", "voice_id")]
+    taken = {field.name for field in head} | {field.name for field in others if field.name not in FAILURE_COLUMNS}
+    for field in others:
+        name = field.name
+        if name in FAILURE_COLUMNS:
+            while name in taken:
+                name = f"own_{name}"
+            taken.add(name)
+        head.append(field.with_name(name))
+    return pa.schema(head).remove_metadata()
+
+
+def failures_table(failures: Sequence[Failure], table: pa.Table, origins: tuple[list[str], Ints]) -> pa.Table:
+    """The failures of a shard with their rows' own columns, in manifest order.
+
+    Args:
+        table: the shard's rows, as ``Manifest.read`` gave them.
+        origins: where each of its rows comes from, as ``Manifest.origins`` gave them.
+    """
+    ordered = sorted(failures, key=lambda failure: failure.position)
+    positions = np.array([failure.position for failure in ordered], np.int64)
+    picked = pa.concat_tables([table.slice(at, 1) for at in positions.tolist()] or [table.slice(0, 0)])
+    urls, rows = origins
+    added = {
+        "error": pa.array([failure.error for failure in ordered], pa.string()),
+        "message": pa.array([failure.message for failure in ordered], pa.string()),
+        "manifest": pa.array([urls[at] for at in positions.tolist()], pa.string()),
+        "row": pa.array(rows[positions], pa.int64()),
+    }
+    others = [name for name in table.column_names if name not in ("id", "voice_id")]
+    columns = [picked["id"], picked["voice_id"], *added.values(), *(picked[name] for name in others)]
+    return pa.Table.from_arrays(columns, schema=failures_schema(table.schema))
