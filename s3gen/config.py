@@ -367,3 +367,7 @@ class S3GenConfig(_PublishedConfig):
             source_resblock_kernel_sizes=(7, 7, 11),
             source_resblock_dilation_sizes=((1, 3, 5),) * 3,
         )
+
+
+# Names of models with seeded random weights, for tests, demonstrations and benchmarks.
+RANDOM_MODELS = {"random:tiny": S3GenConfig.tiny, "random:full": S3GenConfig}

@@ -147,8 +147,8 @@ class RelativeAttention(nn.Module):
         self.value = nn.Linear(dim, dim)
         self.out = nn.Linear(dim, dim)
         self.position = nn.Linear(dim, dim, bias=False)
-        self.content_bias = nn.Parameter(torch.empty(heads, dim // heads))
-        self.position_bias = nn.Parameter(torch.empty(heads, dim // heads))
+        self.content_bias = nn.Parameter(torch.zeros(heads, dim // heads))
+        self.position_bias = nn.Parameter(torch.zeros(heads, dim // heads))
 
     def forward(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
         """Attend over the whole row.

@@ -29,9 +29,11 @@ class Estimator(nn.Module):
         self.in_channels = config.in_channels
         self.time_mlp = TimeEmbedding(config.in_channels, time_dim)
         self.time_embed_mixer = nn.Linear(2 * time_dim, time_dim, bias=False) if config.meanflow else None
-        self.down = Stage(config, config.in_channels, time_dim, conv=True)
-        self.mid = nn.ModuleList(Stage(config, channels, time_dim, conv=False) for _ in range(config.mid_blocks))
-        self.up = Stage(config, 2 * channels, time_dim, conv=True)
+        self.down = Stage(config, config.in_channels, time_dim)
+        self.down_conv = CausalConv(channels, channels, 3)
+        self.mid = nn.ModuleList(Stage(config, channels, time_dim) for _ in range(config.mid_blocks))
+        self.up = Stage(config, 2 * channels, time_dim)
+        self.up_conv = CausalConv(channels, channels, 3)
         self.final_conv = CausalConv(channels, channels, 3)
         self.final_norm = nn.LayerNorm(channels)
         self.final_proj = nn.Linear(channels, config.out_channels)
@@ -48,11 +50,11 @@ class Estimator(nn.Module):
         Returns:
             (B, T, mel bins); finite but meaningless in the padding.
         """
-        hidden = skip = self.down.attend(torch.cat((x, condition), dim=2), time, mask)
-        hidden = self.down.convolve(hidden)
+        skip = self.down(torch.cat((x, condition), dim=2), time, mask)
+        hidden = self.down_conv(skip)
         for stage in self.mid:
-            hidden = stage.attend(hidden, time, mask)
-        hidden = self.up.convolve(self.up.attend(torch.cat((hidden, skip), dim=2), time, mask))
+            hidden = stage(hidden, time, mask)
+        hidden = self.up_conv(self.up(torch.cat((hidden, skip), dim=2), time, mask))
         return self.final_proj(F.mish(self.final_norm(self.final_conv(hidden))))
 
     def embed_time(self, start: Tensor, end: Tensor) -> Tensor:
@@ -85,29 +87,21 @@ class TimeEmbedding(nn.Module):
 
 
 class Stage(nn.Module):
-    """A residual block, transformer blocks, and at the two ends of the U a convolution."""
+    """A residual block and the transformer blocks behind it."""
 
-    def __init__(self, config: EstimatorConfig, in_channels: int, time_dim: int, *, conv: bool) -> None:
+    def __init__(self, config: EstimatorConfig, in_channels: int, time_dim: int) -> None:
         super().__init__()
-        channels = config.channels
-        self.resnet = ResnetBlock(in_channels, channels, time_dim)
+        self.resnet = ResnetBlock(in_channels, config.channels, time_dim)
         self.blocks = nn.ModuleList(
-            TransformerBlock(channels, config.heads, config.head_dim) for _ in range(config.blocks)
+            TransformerBlock(config.channels, config.heads, config.head_dim) for _ in range(config.blocks)
         )
-        self.conv = CausalConv(channels, channels, 3) if conv else None
 
-    def attend(self, x: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, in channels) to (B, T, C)."""
         x = self.resnet(x, time)
         for block in self.blocks:
             x = block(x, mask)
         return x
-
-    def convolve(self, x: Tensor) -> Tensor:
-        """(B, T, C) to (B, T, C)."""
-        if self.conv is None:
-            raise RuntimeError("a middle stage has no convolution")
-        return self.conv(x)
 
 
 class CausalConv(nn.Conv1d):
@@ -147,20 +141,19 @@ class TransformerBlock(nn.Module):
         super().__init__()
         inner = heads * head_dim
         self.heads = heads
-        self.attention_norm = nn.LayerNorm(channels)
+        self.attn_norm = nn.LayerNorm(channels)
         self.query = nn.Linear(channels, inner, bias=False)
         self.key = nn.Linear(channels, inner, bias=False)
         self.value = nn.Linear(channels, inner, bias=False)
         self.out = nn.Linear(inner, channels)
-        self.feed_forward_norm = nn.LayerNorm(channels)
-        self.feed_forward = nn.Sequential(
-            nn.Linear(channels, 4 * channels), nn.GELU(), nn.Linear(4 * channels, channels)
-        )
+        self.ff_norm = nn.LayerNorm(channels)
+        self.ff_in = nn.Linear(channels, 4 * channels)
+        self.ff_out = nn.Linear(4 * channels, channels)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """(B, T, C) to (B, T, C); mask (B, T) bool, True at the keys that exist."""
-        x = x + self._attention(self.attention_norm(x), mask)
-        return x + self.feed_forward(self.feed_forward_norm(x))
+        x = x + self._attention(self.attn_norm(x), mask)
+        return x + self.ff_out(F.gelu(self.ff_in(self.ff_norm(x))))
 
     def _attention(self, x: Tensor, mask: Tensor | None) -> Tensor:
         query, key, value = (

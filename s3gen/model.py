@@ -1,0 +1,382 @@
+"""S3Gen whole: speech tokens and a reference voice to 24 kHz audio.
+
+Published interface: huggingface/transformers at 194d53c1, ``models/s3gen/modeling_s3gen.py``.
+Reference behaviour: chatterbox-tts 0.1.7, ``models/s3gen/s3gen.py``.
+
+Shape letters: B rows, N prompt and speech tokens joined, T frames of a row's prompt and speech, S samples.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from s3gen import checkpoint
+from s3gen import noise as noises
+from s3gen.audio import PromptMel, resample
+from s3gen.config import RANDOM_MODELS, S3GenConfig
+from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS, SAMPLE_RATE, TOKENIZER_RATE
+from s3gen.flow import Flow
+from s3gen.noise import Stream
+from s3gen.precision import strict_float32
+from s3gen.ragged import pad_rows
+from s3gen.speaker import SpeakerEncoder
+from s3gen.tokenizer import SpeechTokenizer
+from s3gen.tokens import TokenRow, check_tokens, split_tokens
+from s3gen.vocoder import HiFTNetModel
+from s3gen.voice import RefDict, Voice
+from s3gen.weights import random_weights
+
+_FADE_SAMPLES = SAMPLE_RATE // 50  # 20 ms of silence, then 20 ms of raised cosine
+_VOICE_PARTS = ("tokenizer.", "speaker_encoder.")
+
+
+class S3GenModel(nn.Module):
+    """Tokenizer, speaker encoder, flow and vocoder. Inference only: no call builds an autograd graph."""
+
+    start_fade: Tensor
+
+    def __init__(self, config: S3GenConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.tokenizer = SpeechTokenizer(config.tokenizer)
+        self.speaker_encoder = SpeakerEncoder(config.speaker)
+        self.prompt_mel = PromptMel()
+        self.flow = Flow(config.flow)
+        self.mel2wav = HiFTNetModel(config.vocoder)
+        ramp = torch.linspace(math.pi, 0, _FADE_SAMPLES, device="cpu")
+        fade = torch.cat((torch.zeros(_FADE_SAMPLES, device="cpu"), (ramp.cos() + 1) / 2))
+        self.register_buffer("start_fade", fade, persistent=False)
+
+    @property
+    def device(self) -> torch.device:
+        return self.flow.mel_proj.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.flow.mel_proj.weight.dtype
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        where: str | os.PathLike[str],
+        *,
+        file: str | None = None,
+        device: str | torch.device = "cpu",
+        storage_options: Mapping[str, Any] | None = None,
+    ) -> S3GenModel:
+        """Load a model, in float32.
+
+        Args:
+            where: a hub id (``ResembleAI/chatterbox``), a folder, a file, an fsspec URL, or ``random:tiny`` /
+                ``random:full`` for seeded random weights. Formats: see `s3gen.checkpoint`.
+            file: which checkpoint, when the folder holds several.
+            device: where the model goes.
+            storage_options: fsspec's options for a URL.
+
+        Raises:
+            FileNotFoundError: nothing readable is there.
+            ValueError: several checkpoints, an unknown format, or weights that do not fit, listed.
+        """
+        if os.fspath(where) in RANDOM_MODELS:
+            return cls._random(RANDOM_MODELS[os.fspath(where)]()).to(device)
+        found = checkpoint.read(where, file=file, storage_options=storage_options)
+        model = _on_meta(_config(found))
+        checkpoint.assign(model, found.weights, source=found.source)
+        return model.to(device)
+
+    @classmethod
+    def _random(cls, config: S3GenConfig) -> S3GenModel:
+        model = _on_meta(config)
+        weights = random_weights(checkpoint.published_shapes(model))
+        checkpoint.assign(model, weights, source="random weights")
+        return model
+
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
+        """Write ``config.json`` and ``model.safetensors`` (published names) into `folder`, made if needed."""
+        checkpoint.save(folder, checkpoint.published_weights(self), self.config.to_dict())
+
+    def fingerprint(self) -> str:
+        """Hex sha256 over the configuration and every weight."""
+        return checkpoint.fingerprint(checkpoint.published_weights(self), self.config.to_dict())
+
+    def voice_fingerprint(self) -> str:
+        """The same over what `embed_ref` uses: models that share it share their voices."""
+        weights = checkpoint.published_weights(self)
+        config = {name: value for name, value in self.config.to_dict().items() if _describes_voices(name)}
+        return checkpoint.fingerprint({k: v for k, v in weights.items() if k.startswith(_VOICE_PARTS)}, config)
+
+    @torch.no_grad()
+    def tokenize(self, wav: Tensor | np.ndarray, sr: int) -> tuple[Tensor, Tensor]:
+        """Speech tokens of audio, 25 per second.
+
+        Args:
+            wav: (L,) or (B, L) float in -1 .. 1.
+            sr: its rate in Hz.
+
+        Returns:
+            Tokens (B, T) int64 and how many count in each row (B,) int64.
+
+        Raises:
+            ValueError: a shape, dtype or rate that is none, values that are not finite, or too little audio.
+        """
+        return self.tokenizer(self._hear(wav, sr, TOKENIZER_RATE))
+
+    @torch.no_grad()
+    def embed_ref(self, ref_wav: Tensor | np.ndarray, ref_sr: int) -> dict[str, Tensor]:
+        """What the model needs to know of a voice.
+
+        Args:
+            ref_wav: (L,) or (B, L) float in -1 .. 1: one clip, or B clips of one length. It is not cut; the
+                reference tools use the first 10 seconds.
+            ref_sr: its rate in Hz.
+
+        Returns:
+            `prompt_token` (B, P) int64, `prompt_token_len` (B,) int64, `prompt_feat` (B, 2 x P, 80),
+            `prompt_feat_len` (B,) int64, `embedding` (B, 192); on the model's device, in its dtype.
+
+        Raises:
+            ValueError: as `tokenize`.
+        """
+        with strict_float32(self.device):
+            heard = self._hear(ref_wav, ref_sr, TOKENIZER_RATE)
+            tokens, _ = self.tokenizer(heard)
+            mels = torch.stack([self.prompt_mel(wave) for wave in self._hear(ref_wav, ref_sr, SAMPLE_RATE)])
+            embedding = self.speaker_encoder(heard)
+        # The published code keeps an odd last frame here, and later returns a frame too few for it.
+        count = min(tokens.shape[1], mels.shape[1] // FRAMES_PER_TOKEN)
+        return {
+            "prompt_token": tokens[:, :count],
+            "prompt_token_len": torch.full((len(tokens),), count, device=self.device),
+            "prompt_feat": mels[:, : count * FRAMES_PER_TOKEN],
+            "prompt_feat_len": torch.full((len(tokens),), count * FRAMES_PER_TOKEN, device=self.device),
+            "embedding": embedding,
+        }
+
+    def _hear(self, wav: Tensor | np.ndarray, rate: int, at: int) -> list[Tensor]:
+        return [resample(wave.to(self.device, self.dtype), rate, at) for wave in _clips(wav)]
+
+    @torch.no_grad()
+    def forward(
+        self,
+        speech_tokens: TokenRow,
+        ref_wav: Tensor | np.ndarray | None = None,
+        ref_sr: int | None = None,
+        ref_dict: RefDict | None = None,
+        finalize: bool = False,
+        *,
+        speech_token_lens: Tensor | Sequence[int] | None = None,
+        n_cfm_timesteps: int | None = None,
+        noise: Tensor | None = None,
+        seed: int | Sequence[int] = 0,
+    ) -> Tensor:
+        """Speech tokens to log-mel.
+
+        Args:
+            speech_tokens: (T,) or (B, T) integers 0 .. 6560.
+            ref_wav: reference audio, (L,) or (1 or B, L); either this with `ref_sr`, or `ref_dict`.
+            ref_sr: its rate in Hz.
+            ref_dict: what `embed_ref` returned (also as numpy arrays), of batch 1 or B. It is left as it is.
+            finalize: whether these are the last tokens; if not, the last 3 are held back as look-ahead.
+            speech_token_lens: (B,) tokens that count in each row; all when None.
+            n_cfm_timesteps: Euler steps; 10, or 2 for a mean-flow model, when None.
+            noise: (B, 80, prompt + generated frames) initial noise, right-padded; drawn from `seed` when None.
+            seed: one for all rows, or one each.
+
+        Returns:
+            (B, 80, frames), two frames per token; shorter rows are followed by zeros.
+
+        Raises:
+            ValueError: tokens, reference, lengths, noise or steps that cannot be used; the message shows the value.
+        """
+        rows = split_tokens(speech_tokens, speech_token_lens)
+        voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
+        seeds = _per_row(seed, len(rows))
+        mels = self._mels(rows, voices, seeds, finalize=finalize, steps=n_cfm_timesteps, noise=noise)
+        return pad_rows(mels).transpose(1, 2)
+
+    @torch.no_grad()
+    def inference(
+        self,
+        speech_tokens: TokenRow,
+        ref_wav: Tensor | np.ndarray | None = None,
+        ref_sr: int | None = None,
+        ref_dict: RefDict | None = None,
+        cache_source: Tensor | None = None,
+        finalize: bool = True,
+        *,
+        speech_token_lens: Tensor | Sequence[int] | None = None,
+        n_cfm_timesteps: int | None = None,
+        noise: Tensor | None = None,
+        seed: int | Sequence[int] = 0,
+        start_fade: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Speech tokens to audio: `forward`, then the vocoder with the same seed.
+
+        Args:
+            cache_source: (1 or B, 1, s) source samples that replace the first s.
+            start_fade: the reference's 20 ms of silence and 20 ms fade-in, which hide what the prompt spills over.
+            speech_tokens, ref_wav, ref_sr, ref_dict, finalize, speech_token_lens, n_cfm_timesteps, noise, seed: as
+                for `forward`.
+
+        Returns:
+            The waveform (B, S) at 24 kHz, 960 samples per token, and the source (B, 1, S); zeros after short rows.
+
+        Raises:
+            ValueError: as `forward`.
+        """
+        rows = split_tokens(speech_tokens, speech_token_lens)
+        voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
+        seeds = _per_row(seed, len(rows))
+        mels = self._mels(rows, voices, seeds, finalize=finalize, steps=n_cfm_timesteps, noise=noise)
+        return self._waves(mels, seeds, cache_source=cache_source, start_fade=start_fade)
+
+    @torch.no_grad()
+    def synthesize(
+        self,
+        tokens: Sequence[TokenRow],
+        refs: Sequence[RefDict | Voice],
+        seeds: Sequence[int] | None = None,
+        *,
+        n_cfm_timesteps: int | None = None,
+        start_fade: bool = True,
+    ) -> list[Tensor]:
+        """A ragged batch: any mix of lengths and voices in one pass.
+
+        An utterance's audio depends on its own tokens, voice and seed alone, to rounding.
+
+        Args:
+            tokens: B rows of 1-D integers 0 .. 6560.
+            refs: B voices, of `embed_ref` or `Voice.from_ref`.
+            seeds: B seeds; all 0 when None.
+            n_cfm_timesteps, start_fade: as for `inference`.
+
+        Returns:
+            B waveforms at 24 kHz, 1-D, 960 samples per token, on the model's device.
+
+        Raises:
+            ValueError: as `forward`; or lists of different lengths.
+        """
+        seeds = [0] * len(tokens) if seeds is None else seeds
+        if not len(tokens) == len(refs) == len(seeds):
+            raise ValueError(f"{len(tokens)} token rows, {len(refs)} references and {len(seeds)} seeds do not match")
+        if not len(tokens):
+            return []
+        rows = [check_tokens(row) for row in tokens]
+        mels = self._mels(rows, [Voice.from_ref(ref) for ref in refs], seeds, finalize=True, steps=n_cfm_timesteps)
+        waves, _ = self._waves(mels, seeds, start_fade=start_fade)
+        samples = self.mel2wav.config.frame_samples
+        return [wave[: len(mel) * samples].clone() for wave, mel in zip(waves, mels, strict=True)]
+
+    def _mels(
+        self,
+        rows: Sequence[Tensor],
+        voices: Sequence[Voice],
+        seeds: Sequence[int],
+        *,
+        finalize: bool,
+        steps: int | None,
+        noise: Tensor | None = None,
+    ) -> list[Tensor]:
+        """The generated frames of every row: B tensors (frames, 80)."""
+        joined = [torch.cat((voice.prompt_token.cpu(), row)) for voice, row in zip(voices, rows, strict=True)]
+        starts = [len(voice.prompt_feat) for voice in voices]
+        held = 0 if finalize else LOOKAHEAD_TOKENS
+        frames = [
+            max(start, (len(tokens) - held) * FRAMES_PER_TOKEN) for start, tokens in zip(starts, joined, strict=True)
+        ]
+        drawn = self._noise(seeds, max(frames), noise)
+        with strict_float32(self.device):
+            mu = self.flow.encode(pad_rows(joined).to(self.device), [len(tokens) for tokens in joined])
+            mu = mu[:, : max(frames)]
+            prompt = torch.zeros_like(mu)
+            for row, voice in enumerate(voices):
+                prompt[row, : starts[row]] = voice.prompt_feat.to(prompt)
+            embedding = torch.stack([voice.embedding.to(prompt) for voice in voices])
+            mel = self.flow.solve(mu, frames, prompt, embedding, drawn, self._steps(steps))
+        return [mel[row, start:end] for row, (start, end) in enumerate(zip(starts, frames, strict=True))]
+
+    def _waves(
+        self, mels: Sequence[Tensor], seeds: Sequence[int], *, cache_source: Tensor | None = None, start_fade: bool
+    ) -> tuple[Tensor, Tensor]:
+        with strict_float32(self.device):
+            waves, source = self.mel2wav.inference(
+                pad_rows(mels).transpose(1, 2), cache_source, lengths=[len(mel) for mel in mels], seed=seeds
+            )
+        if start_fade:
+            faded = min(waves.shape[1], len(self.start_fade))
+            waves = torch.cat((waves[:, :faded] * self.start_fade[:faded], waves[:, faded:]), dim=1)
+        return waves, source
+
+    def _noise(self, seeds: Sequence[int], frames: int, given: Tensor | None) -> Tensor:
+        if given is None:
+            return noises.normal(seeds, Stream.FLOW, frames, MEL_BINS, device=self.device).to(self.dtype)
+        if tuple(given.shape) != (len(seeds), MEL_BINS, frames):
+            raise ValueError(
+                f"noise has shape {tuple(given.shape)}, but prompt and generated frames need "
+                f"{(len(seeds), MEL_BINS, frames)}"
+            )
+        return given.to(device=self.device, dtype=self.dtype).transpose(1, 2)
+
+    def _steps(self, steps: int | None) -> int:
+        if steps is None:
+            return self.flow.default_steps
+        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+            raise ValueError(f"n_cfm_timesteps is {steps!r}, but must be an integer of at least 1")
+        return steps
+
+    def _voices(
+        self, rows: int, ref_wav: Tensor | np.ndarray | None, ref_sr: int | None, ref_dict: RefDict | None
+    ) -> list[Voice]:
+        if (ref_wav is None) == (ref_dict is None):
+            raise ValueError("give exactly one of ref_wav (with ref_sr) and ref_dict")
+        if ref_wav is not None:
+            if ref_sr is None:
+                raise ValueError("ref_wav needs ref_sr, its sample rate in Hz")
+            ref_dict = self.embed_ref(ref_wav, ref_sr)
+        voices = Voice.from_refs(ref_dict)  # type: ignore[arg-type]
+        if len(voices) not in (1, rows):
+            raise ValueError(f"the reference holds {len(voices)} voices for {rows} token rows; give 1 or {rows}")
+        return voices * rows if len(voices) == 1 else voices
+
+
+def _on_meta(config: S3GenConfig) -> S3GenModel:
+    """The model without memory for its weights, which are assigned next; only derived buffers are real."""
+    with torch.device("meta"):
+        return S3GenModel(config)
+
+
+def _config(found: checkpoint.Checkpoint) -> S3GenConfig:
+    if found.config is not None:
+        return S3GenConfig.from_dict(found.config)
+    # Single published files describe themselves by this one weight; all else has the published size.
+    return S3GenConfig(meanflow="flow.decoder.estimator.time_embed_mixer.weight" in found.weights)
+
+
+def _clips(wav: Tensor | np.ndarray) -> list[Tensor]:
+    tensor = torch.from_numpy(wav) if isinstance(wav, np.ndarray) else wav
+    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        kind = tensor.dtype if isinstance(tensor, Tensor) else type(wav).__name__
+        raise ValueError(f"audio must be a floating point tensor or array with full scale at 1.0, not {kind}")
+    if tensor.dim() not in (1, 2) or tensor.numel() == 0:
+        raise ValueError(f"audio must have shape (samples,) or (clips, samples), not {tuple(tensor.shape)}")
+    return list(tensor.detach().reshape(-1, tensor.shape[-1]))
+
+
+def _describes_voices(name: str) -> bool:
+    return name.startswith(("tokenizer_", "speaker_")) or name in (
+        "sampling_rate", "mel_bins", "n_fft", "hop_length", "win_size", "fmin", "fmax"
+    )  # fmt: skip
+
+
+def _per_row(seed: int | Sequence[int], rows: int) -> list[int]:
+    seeds = [seed] * rows if isinstance(seed, int) else list(seed)
+    if len(seeds) != rows:
+        raise ValueError(f"{len(seeds)} seeds were given for {rows} token rows")
+    return seeds
