@@ -13,9 +13,9 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,18 +23,35 @@ import pyarrow.parquet as pq
 
 from jobs.errors import StorageError
 from jobs.plan import Plan
+from jobs.records import CommitRecord, StoredFile
 from jobs.storage import Folder
 from jobs.tables import DUPLICATES_SCHEMA, INDEX_SCHEMA, failures_schema
 from s3gen.constants import SAMPLE_RATE
-
-if TYPE_CHECKING:
-    from jobs.ledger import CommitRecord, StoredFile, Summary
 
 ROW_GROUP_ROWS = 65_536  # of the finished tables
 READ_AHEAD = 64  # parts in memory
 READ_THREADS = 16
 
-Records = Callable[[], Iterator["CommitRecord"]]
+Records = Callable[[], Iterator[CommitRecord]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Summary:
+    """A finished job in numbers."""
+
+    shards: int
+    rows_total: int
+    rows_done: int
+    rows_failed: int
+    duplicates: int  # rows whose id an earlier shard has too
+    samples: int
+    speed: float  # seconds of audio per second in which at least one shard was in work
+    finished_at: float
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every row was synthesised under an id of its own, else 3."""
+        return 3 if self.rows_failed or self.duplicates else 0
 
 
 def write_tables(folder: Folder, plan: Plan, records: Records, confirm: Callable[[], None]) -> Summary:
@@ -44,8 +61,6 @@ def write_tables(folder: Folder, plan: Plan, records: Records, confirm: Callable
         records: gives the commit records in shard order; called several times.
         confirm: raises when this run may no longer write.
     """
-    from jobs.ledger import Summary
-
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="s3gen-") as scratch:
         index, failures, duplicates = (Path(scratch) / name for name in ("index", "failures", "duplicates"))

@@ -47,12 +47,15 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 from jobs.errors import InputError, StorageError, Unfinished
+from jobs.finish import Summary, write_tables
 from jobs.lease import Lease, Timing, take_lease
+from jobs.manifest import ManifestFile
 from jobs.plan import Plan
+from jobs.records import Attempt, CommitRecord
 from jobs.storage import Folder
 
 JOB = "job.json"
@@ -64,104 +67,13 @@ FORMAT_VERSION = 1
 COMMIT_NAME = re.compile(r"^ledger/commits/[0-9a-f]{2}/(\d{7,})(?:\.([0-9a-f]+))?\.json$")
 
 READ_THREADS = 16
+SHOWN_FILES = 5  # of a manifest, in an error
 READ_CHUNK = 512  # records in memory at a time
 
 # Of the job's configuration: what may be another on a resume, since no sample depends on it (``batch`` moves samples
 # within the batch tolerance).
 MAY_CHANGE = frozenset({"workers", "gpus_per_worker", "ray_address", "log_level", "batch"})
-COMPARED = ("config", "fingerprints", "plan", "limit")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StoredFile:
-    """A file of the output that a record vouches for."""
-
-    name: str  # relative to the output
-    bytes: int
-    sha256: str
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class CommitRecord:
-    """What one try made of one shard."""
-
-    shard: int
-    attempt: str
-    plan: str  # digest of the plan
-    rows: int  # of the manifest; rows_done + rows_failed
-    rows_done: int
-    rows_failed: int
-    samples: int  # of audio, all rows
-    started_at: float  # unix time at which the work on the shard began
-    finished_at: float  # and ended
-    audio: StoredFile | None  # None when no row could be made
-    index: StoredFile | None
-    failures: StoredFile | None  # None when no row failed
-
-    def files(self) -> list[StoredFile]:
-        """All files that the record names."""
-        return [file for file in (self.audio, self.index, self.failures) if file is not None]
-
-    def to_bytes(self) -> bytes:
-        """As JSON."""
-        return json.dumps(asdict(self), indent=1).encode()
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> CommitRecord:
-        """From JSON. ValueError when it is no record."""
-        try:
-            values = json.loads(data)
-            for key in ("audio", "index", "failures"):
-                values[key] = None if values[key] is None else StoredFile(**values[key])
-            return cls(**values)
-        except (TypeError, KeyError) as error:
-            raise ValueError(f"not a commit record: {error}") from None
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """One try at a shard: names that no other try has."""
-
-    shard: int
-    id: str
-
-    @property
-    def stem(self) -> str:
-        """Shard and attempt."""
-        return f"{self.shard:07d}-{self.id}"
-
-    def audio_name(self, ext: str) -> str:
-        """Of the shard file; ``ext`` without a dot."""
-        return f"audio/{self.stem}.{ext}"
-
-    @property
-    def index_name(self) -> str:
-        """Of the part of the index."""
-        return f"ledger/index/{self.stem}.parquet"
-
-    @property
-    def failures_name(self) -> str:
-        """Of the part of the failures table."""
-        return f"ledger/failures/{self.stem}.parquet"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """A finished job in numbers."""
-
-    shards: int
-    rows_total: int
-    rows_done: int
-    rows_failed: int
-    duplicates: int  # rows whose id an earlier shard has too
-    samples: int
-    speed: float  # seconds of audio per second in which at least one shard was in work
-    finished_at: float
-
-    @property
-    def exit_code(self) -> int:
-        """0 when every row was synthesised under an id of its own, else 3."""
-        return 3 if self.rows_failed or self.duplicates else 0
+COMPARED = ("config", "fingerprints", "limit")
 
 
 class Ledger:
@@ -184,21 +96,26 @@ class Ledger:
         Raises:
             InputError: the output holds something else, or another job.
         """
-        if exists(folder):
-            ledger = cls.open(folder)
-            ledger.check_unchanged(_described(job, plan))
-            return ledger
+        begun = exists(folder) or not cls._begin(folder, job, plan)
+        ledger = cls.open(folder)
+        if begun:
+            ledger.check_unchanged(job, plan)
+        return ledger
+
+    @staticmethod
+    def _begin(folder: Folder, job: Mapping[str, Any], plan: Plan) -> bool:
         _refuse_foreign(folder)
-        described = _described(job, plan) | {"version": FORMAT_VERSION, "created_at": time.time()}
-        folder.put(_plan_name(plan.digest), plan.to_bytes())
+        described = {**job, "plan": plan.digest, "version": FORMAT_VERSION, "created_at": time.time()}
         data = json.dumps(described, indent=1, sort_keys=True).encode()
-        if not folder.can_create():
+        try:
+            folder.put(_plan_name(plan.digest), plan.to_bytes())
+            if folder.can_create():
+                return folder.create(JOB, data)
             folder.put(JOB, data)
-        elif not folder.create(JOB, data):
-            ledger = cls.open(folder)
-            ledger.check_unchanged(job)
-            return ledger
-        return cls(folder, described, plan)
+        except StorageError as error:
+            # Nothing is there yet: a wrong place or wrong rights, which a resume would not mend.
+            raise InputError(str(error)) from error
+        return True
 
     @classmethod
     def open(cls, folder: Folder) -> Ledger:
@@ -224,28 +141,29 @@ class Ledger:
             raise InputError(f"{folder.url}: {JOB} names the plan {digest}, its file holds {plan.digest}")
         return cls(folder, job, plan)
 
-    def check_unchanged(self, job: Mapping[str, Any]) -> None:
+    def check_unchanged(self, job: Mapping[str, Any], plan: Plan | None = None) -> None:
         """Refuses to go on as another job than the one that was begun.
 
         Args:
-            job: as for ``start``; a plan's digest under ``plan`` is compared too when it is there.
+            job: as for ``start``; of what it lacks nothing is compared.
+            plan: made from the inputs as they are now.
 
         Raises:
             InputError: lists each key that differs, what it was and what it is now.
         """
-        differences = []
-        for part in COMPARED:
-            if part in job:
-                differences += _differences(part, self.job.get(part), job[part])
-        if differences:
-            lines = "\n".join(f"  {key}: was {was}, is {now}" for key, was, now in differences)
+        now = json.loads(json.dumps(dict(job)))
+        found = [d for part in COMPARED if part in now for d in _differences(part, self.job.get(part), now[part])]
+        if plan is not None and plan.digest != self.plan.digest:
+            found += _plan_differences(self.plan, plan)
+        if found:
+            lines = "\n".join(f"  {key}: was {was}, is {is_now}" for key, was, is_now in found)
             raise InputError(f"{self.folder.url} was begun as another job:\n{lines}\nundo this, or use another output")
 
     # --- shards -------------------------------------------------------------------------------------------------------
 
     def committed(self) -> set[int]:
         """The shards that are done, from key names alone."""
-        return set(self._record_names())
+        return set(self.record_names())
 
     def attempt(self, shard: int) -> Attempt:
         """A fresh try at a shard."""
@@ -270,7 +188,7 @@ class Ledger:
         else:
             own = _record_name(attempt.shard, attempt.id)
             self.folder.put(own, data)
-            present = self._record_names(_record_prefix(attempt.shard))
+            present = self.record_names(_record_prefix(attempt.shard))
             won = present.get(attempt.shard) in (own, None)
         if not won:
             self.discard(attempt, record)
@@ -289,13 +207,20 @@ class Ledger:
         Raises:
             StorageError: one is damaged, or of another plan.
         """
-        names = sorted(self._record_names().items())
+        names = sorted(self.record_names().items())
         with ThreadPoolExecutor(READ_THREADS) as pool:
             for first in range(0, len(names), READ_CHUNK):
-                yield from pool.map(self._read_record, names[first : first + READ_CHUNK])
+                yield from pool.map(self._read_named, names[first : first + READ_CHUNK])
 
-    def _read_record(self, item: tuple[int, str]) -> CommitRecord:
-        shard, name = item
+    def _read_named(self, item: tuple[int, str]) -> CommitRecord:
+        return self.read_record(*item)
+
+    def read_record(self, shard: int, name: str) -> CommitRecord:
+        """The record of a shard, under the name that ``record_names`` gives.
+
+        Raises:
+            StorageError: it is damaged, or of another plan.
+        """
         try:
             record = CommitRecord.from_bytes(self.folder.read(name))
         except ValueError as error:
@@ -304,8 +229,8 @@ class Ledger:
             raise StorageError(f"{self.folder.path(name)} is the record of shard {record.shard} of plan {record.plan}")
         return record
 
-    def _record_names(self, prefix: str = COMMITS) -> dict[int, str]:
-        """By shard, the name of the record that counts among those present."""
+    def record_names(self, prefix: str = COMMITS) -> dict[int, str]:
+        """By shard, the name of the record that counts among those present under ``prefix``."""
         found: dict[int, tuple[str, str]] = {}
         for name in self.folder.list(prefix):
             match = COMMIT_NAME.match(name)
@@ -356,9 +281,6 @@ class Ledger:
             Unfinished: a shard is not committed.
             LeaseHeld: another run has taken over.
         """
-        # Local: it needs this module's records.
-        from jobs.finish import write_tables
-
         self._confirm()
         summary = self.summary()
         if summary is None:
@@ -381,7 +303,7 @@ class Ledger:
 
     def _fix_choices(self) -> None:
         """Gives every record that counts the name that counts for ever."""
-        for shard, name in self._record_names().items():
+        for shard, name in self.record_names().items():
             if name != _record_name(shard):
                 self.folder.put(_record_name(shard), self.folder.read(name))
 
@@ -390,7 +312,7 @@ class Ledger:
         self._confirm()
         for prefix in DATA:
             self._delete_all(name for name in self.folder.list(prefix) if name not in named)
-        counting = set(self._record_names().values())
+        counting = set(self.record_names().values())
         self._delete_all(name for name in self.folder.list(COMMITS) if name not in counting)
         self.folder.delete_partial()
 
@@ -402,11 +324,6 @@ class Ledger:
 def exists(folder: Folder) -> bool:
     """Whether a job was begun in this output."""
     return folder.exists(JOB)
-
-
-def _described(job: Mapping[str, Any], plan: Plan) -> dict[str, Any]:
-    described = json.loads(json.dumps(dict(job)))
-    return described | {"plan": plan.digest}
 
 
 def _refuse_foreign(folder: Folder) -> None:
@@ -443,3 +360,18 @@ def _differences(key: str, was: Any, now: Any) -> list[tuple[str, str, str]]:
             for difference in _differences(f"{key}.{name}".removeprefix("config."), was.get(name), now.get(name))
         ]
     return [] if was == now else [(key, json.dumps(was), json.dumps(now))]
+
+
+def _plan_differences(was: Plan, now: Plan) -> list[tuple[str, str, str]]:
+    old, new = ({file.url: file for file in plan.manifest.files} for plan in (was, now))
+    changed = [url for url in sorted({*old, *new}) if old.get(url) != new.get(url)]
+    found = [(f"manifest {url}", _file_text(old.get(url)), _file_text(new.get(url))) for url in changed]
+    if len(found) > SHOWN_FILES:
+        found = [*found[:SHOWN_FILES], ("manifest", f"{len(found) - SHOWN_FILES} more files as planned", "changed too")]
+    return found or [("plan", f"{len(was)} shards of {was.rows} rows", f"{len(now)} shards of {now.rows} rows")]
+
+
+def _file_text(file: ManifestFile | None) -> str:
+    if file is None:
+        return "absent"
+    return f"{file.rows} rows in {file.size} bytes (version {file.etag}, footer {file.footer_digest[:12]})"

@@ -1,0 +1,79 @@
+"""What one try at a shard is called, and what it leaves behind when it is done."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StoredFile:
+    """A file of the output that a record vouches for."""
+
+    name: str  # relative to the output
+    bytes: int
+    sha256: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CommitRecord:
+    """What one try made of one shard."""
+
+    shard: int
+    attempt: str
+    plan: str  # digest of the plan
+    rows: int  # of the manifest; rows_done + rows_failed
+    rows_done: int
+    rows_failed: int
+    samples: int  # of audio, all rows
+    started_at: float  # unix time at which the work on the shard began
+    finished_at: float  # and ended
+    audio: StoredFile | None  # None when no row could be made
+    index: StoredFile | None
+    failures: StoredFile | None  # None when no row failed
+
+    def files(self) -> list[StoredFile]:
+        """All files that the record names."""
+        return [file for file in (self.audio, self.index, self.failures) if file is not None]
+
+    def to_bytes(self) -> bytes:
+        """As JSON."""
+        return json.dumps(asdict(self), indent=1).encode()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> CommitRecord:
+        """From JSON. ValueError when it is no record."""
+        try:
+            values = json.loads(data)
+            for key in ("audio", "index", "failures"):
+                values[key] = None if values[key] is None else StoredFile(**values[key])
+            return cls(**values)
+        except (TypeError, KeyError) as error:
+            raise ValueError(f"not a commit record: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One try at a shard: names that no other try has."""
+
+    shard: int
+    id: str
+
+    @property
+    def stem(self) -> str:
+        """Shard and attempt."""
+        return f"{self.shard:07d}-{self.id}"
+
+    def audio_name(self, ext: str) -> str:
+        """Of the shard file; ``ext`` without a dot."""
+        return f"audio/{self.stem}.{ext}"
+
+    @property
+    def index_name(self) -> str:
+        """Of the part of the index."""
+        return f"ledger/index/{self.stem}.parquet"
+
+    @property
+    def failures_name(self) -> str:
+        """Of the part of the failures table."""
+        return f"ledger/failures/{self.stem}.parquet"
