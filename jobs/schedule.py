@@ -8,6 +8,10 @@ from collections.abc import Iterable, Iterator
 MAX_TRIES = 3
 
 
+class BrokenWorker(Exception):
+    """The worker's process is of no more use (its CUDA context is poisoned): the task goes on in another one."""
+
+
 class Schedule:
     """The tasks of a run, each in one place: not yet handed out, in hand, done, or given up.
 

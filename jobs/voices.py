@@ -134,11 +134,20 @@ class VoiceTable:
     def _read(self, group: int, wanted: list[str]) -> dict[str, Voice]:
         rows = self._parquet.read_row_group(group, columns=list(VOICE_COLUMNS))
         places = {voice_id: row for row, voice_id in enumerate(rows.column("voice_id").to_pylist())}
-        found = {voice_id: _voice(rows, places[voice_id]) for voice_id in wanted if voice_id in places}
+        found = {voice_id: self._voice(rows, places[voice_id]) for voice_id in wanted if voice_id in places}
         self._cache |= found
         while len(self._cache) > self._cached_voices:
             self._cache.popitem(last=False)
         return found
+
+    def _voice(self, rows: pa.Table, row: int) -> Voice:
+        try:
+            token, feat, embedding = (rows.column(name)[row].values.to_numpy().copy() for name in VOICE_COLUMNS[1:])
+            mel = feat.reshape(-1, MEL_BINS)
+            return Voice.from_ref({"prompt_token": token.astype("int64"), "prompt_feat": mel, "embedding": embedding})
+        except (ValueError, AttributeError) as error:
+            voice_id = rows.column("voice_id")[row].as_py()
+            raise InputError(f"voices: {self.url}: the voice {voice_id!r} is damaged: {error}") from None
 
     def _footer_digest(self) -> str:
         # Beside the schema: the digest is known only when the last voice is written.
@@ -160,10 +169,3 @@ def _settings(url: str, schema: pa.Schema) -> dict[str, Any]:
             "make it anew with `s3gen voices`"
         )
     return settings
-
-
-def _voice(rows: pa.Table, row: int) -> Voice:
-    token, feat, embedding = (rows.column(name)[row].values.to_numpy().copy() for name in VOICE_COLUMNS[1:])
-    return Voice.from_ref(
-        {"prompt_token": token.astype("int64"), "prompt_feat": feat.reshape(-1, MEL_BINS), "embedding": embedding}
-    )
