@@ -23,6 +23,7 @@ import errno
 import glob
 import io
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -32,7 +33,7 @@ from pathlib import Path
 from typing import IO, Any, NoReturn, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from .errors import InputError, StorageError, StorageUnknown
+from jobs.errors import InputError, JobError, StorageError, StorageUnknown
 
 PART_SUFFIX = ".part"  # of a local file that is still being written
 READ_BLOCK = 1 << 22  # bytes per ranged request; fsspec's 50 MiB for S3 would fetch a file to read its footer
@@ -60,7 +61,7 @@ class InputStat:
 def is_url(text: str) -> bool:
     """Whether ``text`` names a place by protocol (``s3://...``) and not by a local path."""
     scheme, separator, _ = text.partition("://")
-    return bool(separator) and scheme.replace("+", "").replace("-", "").isalnum()
+    return bool(separator) and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.:-]*", scheme) is not None
 
 
 def absolute_url(path_or_url: str) -> str:
@@ -256,7 +257,7 @@ class Folder:
             if writing:
                 self._raise(verb, name, error, writing=True)
             raise FileNotFoundError(errno.ENOENT, "no such file", self.path(name)) from None
-        except (InputError, StorageError, StorageUnknown):
+        except JobError:
             raise
         except Exception as error:
             self._raise(verb, name, error, writing=writing)
@@ -495,8 +496,15 @@ def _expand_remote(url: str, options: Options | None) -> _Found:
     if fs.isfile(path):
         return _Found([url], folder=False)
     if glob.has_magic(path):
-        return _Found([fs.unstrip_protocol(match) for match in fs.glob(path) if fs.isfile(match)], folder=False)
-    return _Found([fs.unstrip_protocol(name) for name in fs.find(path) if not name.endswith("/")], folder=True)
+        # As for local globs, a star matches no hidden file.
+        shown = (match for match in fs.glob(path) if not match.rpartition("/")[2].startswith("."))
+        return _Found([_url_of(fs, match) for match in shown if fs.isfile(match)], folder=False)
+    return _Found([_url_of(fs, name) for name in fs.find(path) if not name.endswith("/")], folder=True)
+
+
+def _url_of(fs: Any, path: str) -> str:
+    # The in-memory file system's paths begin with a slash that its URLs do not need.
+    return str(fs.unstrip_protocol(path)).replace("memory:///", "memory://")
 
 
 def _wanted(url: str, suffixes: tuple[str, ...] | None) -> bool:
@@ -513,14 +521,16 @@ def _input_errors(verb: str, url: str, options: Options | None) -> Iterator[None
         yield
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
-    except (InputError, StorageError, StorageUnknown):
+    except JobError:
         raise
     except Exception as error:
         raise _translated(f"cannot {verb} {url}", error, _secret_texts(options), uncertain=False) from error
 
 
-def _translated(what: str, error: Exception, hidden: list[str], *, uncertain: bool) -> StorageError | StorageUnknown:
+def _translated(what: str, error: Exception, hidden: list[str], *, uncertain: bool) -> JobError:
     reason = _scrubbed(str(error) or type(error).__name__, hidden)
+    if isinstance(error, TypeError):  # s3fs looks at its options only when it connects
+        return InputError(f"{what}: a storage option is not accepted: {reason}")
     if not uncertain or _surely_failed(error):
         return StorageError(f"{what}: {reason}")
     return StorageUnknown(f"{what}: {reason} (it may have been written all the same)")
