@@ -102,6 +102,8 @@ def test_built_on_meta_it_loads_published_names_and_no_count_of_batches(encoder)
     assert shapes["xvector.block2.tdnnd24.cam_layer.linear_local.weight"] == (32, 128, 3)
     assert shapes["xvector.transit3.linear.weight"] == (512, 1024, 1)
     assert shapes["xvector.dense.nonlinear.batchnorm.running_mean"] == (192,)
+    blocks = (full.xvector.block1, full.xvector.block2, full.xvector.block3)
+    assert [block.tdnnd1.cam_layer.linear_local.dilation for block in blocks] == [(1,), (2,), (2,)]
     assert not [name for name in shapes if "num_batches" in name or name.startswith("xvector.dense.nonlinear.weight")]
 
 

@@ -203,7 +203,7 @@ def test_digits_count_in_threes_from_the_first():
         codebook.project_down.bias.zero_()
         lowest, highest = torch.full((8,), -9.0), torch.full((8,), 9.0)
         first_up = torch.tensor([0.6] + [0.0] * 7)  # tanh 0.537: up
-        last_down = torch.tensor([0.5] + [0.0] * 6 + [-9.0])  # tanh 0.462: stays
+        last_down = torch.tensor([0.5496] + [0.0] * 6 + [-9.0])  # tanh 0.5002, scaled 0.4997: stays
         codes = codebook(torch.stack((lowest, highest, torch.zeros(8), first_up, last_down))[None])
     assert codes.tolist() == [[0, 6_560, 3_280, 3_281, 3_280 - 3**7]]
 
