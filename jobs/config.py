@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
-from .errors import InputError
-from .storage import absolute_url, is_url
+from jobs.errors import InputError
+from jobs.storage import absolute_url, is_url
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 32  # of nested YAML; a configuration needs three
@@ -308,7 +308,8 @@ def _explain(error: ValidationError) -> Iterator[str]:
             continue
         silent = items[0]["type"] == "missing" or key.split(".")[0] in SECRET_KEYS
         shown = "" if silent else f"{_shown(items[0]['input'])} is refused: "
-        yield f"{key}: {shown}{' or '.join(dict.fromkeys(_reason(item) for item in items))}"
+        wanted = " or ".join(dict.fromkeys(_reason(item).removeprefix("give ") for item in items))
+        yield f"{key}: {shown}{'' if items[0]['type'] == 'missing' else 'give '}{wanted}"
 
 
 def _key_of(loc: tuple[int | str, ...]) -> str:
@@ -354,5 +355,5 @@ def _reason(item: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = repr(value) if not isinstance(value, bool) else str(value).lower()
+    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
     return text if len(text) <= 200 else text[:200] + "..."
