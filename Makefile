@@ -1,26 +1,48 @@
-# Every target does the set-up it needs; `make setup` is quick when nothing changed.
+# Every target does the set-up it needs; it takes minutes the first time, and nothing when nothing changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Of the demonstration: a hub id, a folder, a file, or random:tiny
+MODEL ?= random:tiny
+DEMO := build/demo
 
-.PHONY: setup demo test lint format clean
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format clean
 
-setup: $(STAMP)
+help: ## list the targets
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## make .venv with everything that is needed
 
 $(STAMP): pyproject.toml constraints.txt
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
-	touch $(STAMP)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than Python 3.11; say which one to use: make PYTHON=python3.11" >&2; exit 1; }
+	@# Without pip it is a half-made one.
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@echo "Installing into $(VENV), which takes some minutes the first time ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@touch $@
 
-test: setup
+demo: setup ## run the main job on the clips of demo/voices (MODEL=random:tiny: noise, no download)
+	@rm -rf $(DEMO)
+	$(BIN)/s3gen voices demo/voices --out $(DEMO)/voices.parquet --model $(MODEL)
+	$(BIN)/python demo/make_manifest.py demo/voices --sentences demo/voices.tsv --out $(DEMO)/manifest.parquet --model $(MODEL)
+	$(BIN)/s3gen synth configs/demo.yaml --set model=$(MODEL)
+	$(BIN)/s3gen verify $(DEMO)/speech
+	$(if $(filter random:%,$(MODEL)),@echo "To hear the clips' sentences in each other's voices: make demo MODEL=ResembleAI/chatterbox")
+
+test: setup ## run all tests
 	$(BIN)/python -m pytest
 
-lint: setup
+lint: setup ## check style, format and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-format: setup
+format: setup ## bring the code into the format that lint wants
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+clean: ## remove what demo and the tools have written, but not .venv
+	rm -rf build .pytest_cache .mypy_cache .ruff_cache .hypothesis
