@@ -12,11 +12,15 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from jobs import tables, voices
+from jobs.manifest import FAILURE_COLUMNS, FORBIDDEN
+from jobs.records import CommitRecord
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,3 +86,18 @@ def test_nothing_is_run() -> None:
 def test_link_leads_nowhere(document: Path) -> None:
     for target in LINK.findall(document.read_text(encoding="utf-8")):
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
+
+
+CODE = re.compile(r"""(?:_Problem|_Trouble|_Rejected)\(\s*"(\w+)"|VoiceFailure\(shown_id, shown_path, "(\w+)\"""")
+
+
+def test_file_has_a_column_or_a_code_that_the_documentation_lacks() -> None:
+    # null_ and bad_ are completed by the column's name.
+    codes = {"null_id", "null_voice_id", "null_tokens", "bad_id", "bad_voice_id"}
+    for path in (ROOT / "jobs").glob("*.py"):
+        codes |= {first or second for first, second in CODE.findall(path.read_text(encoding="utf-8"))}
+    assert {"silent", "not_finite", "duplicate_voice_id", "synthesis_error"} <= codes
+    columns = {*voices.SCHEMA.names, *tables.INDEX_SCHEMA.names, *tables.DUPLICATES_SCHEMA.names}
+    columns |= {*FORBIDDEN, *FAILURE_COLUMNS, *(field.name for field in fields(CommitRecord))}
+    text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
+    assert not {name for name in codes | columns if f"`{name}`" not in text}
