@@ -53,14 +53,14 @@ def split_tokens(tokens: TokenRow, lengths: Tensor | Sequence[int] | None) -> li
     batch = _integers(tokens)
     if batch.dim() not in (1, 2):
         raise ValueError(f"speech tokens must have shape (T,) or (B, T), not {tuple(batch.shape)}")
-    batch = batch.reshape(-1, batch.shape[-1])
-    if batch.shape[0] == 0:
-        raise ValueError("speech tokens are empty: the batch has no rows")
+    batch = batch[None] if batch.dim() == 1 else batch
+    if batch.numel() == 0:
+        raise ValueError(f"speech tokens are empty: their shape is {tuple(batch.shape)}")
     counts = [batch.shape[1]] * batch.shape[0] if lengths is None else _integers(lengths).reshape(-1).tolist()
     if len(counts) != batch.shape[0]:
         raise ValueError(f"speech_token_lens has {len(counts)} entries for a batch of {batch.shape[0]}")
     for count in counts:
-        if not 1 <= count <= max(batch.shape[1], 1):
+        if not 1 <= count <= batch.shape[1]:
             raise ValueError(f"speech_token_lens holds {count}, which is not within 1..{batch.shape[1]}")
     return [check_tokens(row[:count]) for row, count in zip(batch, counts, strict=True)]
 

@@ -117,11 +117,13 @@ class HiFTNetModel(nn.Module):
         if speech_feat.shape[2] == 0:
             empty = speech_feat.new_zeros(len(speech_feat), 0)
             return empty, empty[:, None, :]
+        audible = length_mask([count * self.config.frame_samples for count in counts], speech_feat.device)
         f0 = self.f0(speech_feat, counts)
-        source = self.source(f0, seed=seed)
+        source = zero_padding(self.source(f0, seed=seed), audible)
         if cache_source is not None and cache_source.shape[2]:
             source = _with_cache(source, cache_source)
-        return self.decode(speech_feat, source, counts), source
+        wave = self.decode(speech_feat, source, counts)
+        return zero_padding(wave[:, None], audible)[:, 0], source
 
     def decode(self, mel: Tensor, source: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Mel (B, M, T) and source (B, 1, S) to the waveform (B, S)."""
