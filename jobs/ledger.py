@@ -16,17 +16,21 @@ Layout under the output (nothing else knows it; use ``Ledger``):
 with size and sha256, so a reader that starts from records never meets a torn, half or foreign file. Records are spread
 over 256 prefixes by a hash of the shard's number. What is committed is known from names alone.
 
-**Two tries of one shard** happen: a worker that was given up for dead may still be writing. Where the store has
-put-if-absent, the record is created with it: the first counts, the other finds that it lost and deletes its files.
+**Two tries of one shard** happen: a worker that was given up for dead may still be writing. Which of them counts is
+decided in one of two ways, chosen when the job begins, by a probe, and kept in ``job.json``.
+
+Where the store has put-if-absent, ``<shard>.json`` is created with it: the first counts, for ever; the other finds that
+it lost and deletes its files.
 
 Where the store has not, tries write ``<shard>.<attempt>.json``, and the record that counts is the smallest attempt
-among those present; ``<shard>.json`` is smaller than any. Readers and writers use the same rule on the same names, so
-it does not matter which kind of store any of them believes this to be. Why that is safe:
+among those present: readers and writers use the same rule on the same names. ``finalise`` writes each record that
+counts once more, as ``<shard>.json``, which goes before all others, and from then on the choice cannot change. Why no
+file that counts is ever deleted:
 
-- Records are only ever added before the end, so the smallest only gets smaller. A try that sees a smaller one has lost
-  for good and may delete its own files; nothing else deletes files of a shard before the end.
-- At the end, and before it deletes anything, ``finalise`` writes each chosen record once more as ``<shard>.json``. From
-  then on the choice cannot change, whatever a late try still writes.
+- Before ``<shard>.json`` is there, nobody deletes files of a committed try. A try that sees a smaller one has lost, but
+  the end may have read the names before that one appeared, and be about to choose otherwise.
+- After that the choice is fixed, whatever a late try still writes: this try loses, and clears its own files away.
+- ``finalise`` runs under the lease, so only one run writes these names.
 
 **Unknown outcomes.** ``StorageUnknown`` from a commit means that the record may be there: nothing is deleted, the shard
 is done or not by what the names say, and tries that lost are cleared away at the end. A commit that is repeated by the
@@ -50,7 +54,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
-from jobs.errors import InputError, StorageError, Unfinished
+from jobs.errors import InputError, StorageError, StorageUnknown, Unfinished
 from jobs.finish import Summary, write_tables
 from jobs.lease import Lease, Timing, take_lease
 from jobs.manifest import ManifestFile
@@ -106,10 +110,11 @@ class Ledger:
     def _begin(folder: Folder, job: Mapping[str, Any], plan: Plan) -> bool:
         _refuse_foreign(folder)
         described = {**job, "plan": plan.digest, "version": FORMAT_VERSION, "created_at": time.time()}
-        data = json.dumps(described, indent=1, sort_keys=True).encode()
         try:
+            described["conditional"] = folder.can_create()
+            data = json.dumps(described, indent=1, sort_keys=True).encode()
             folder.put(_plan_name(plan.digest), plan.to_bytes())
-            if folder.can_create():
+            if described["conditional"]:
                 return folder.create(JOB, data)
             folder.put(JOB, data)
         except StorageError as error:
@@ -126,7 +131,7 @@ class Ledger:
         """
         try:
             job = json.loads(folder.read(JOB))
-            version, digest = job["version"], job["plan"]
+            version, digest, _ = job["version"], job["plan"], job["conditional"]
         except FileNotFoundError:
             raise InputError(f"{folder.url}: no job was begun here (there is no {JOB})") from None
         except (ValueError, KeyError, TypeError) as error:
@@ -173,8 +178,8 @@ class Ledger:
         """Makes a try count, after all files that ``record`` names are written.
 
         Returns:
-            True when this try is the one that counts. False when another one was there before: the files of this one
-            are deleted.
+            True when this try is the one that counts. False when another one does: the files of this one are deleted,
+            now or at the end.
 
         Raises:
             ValueError: the record is not of this attempt, shard or plan.
@@ -182,17 +187,32 @@ class Ledger:
             StorageUnknown: it may count; delete nothing.
         """
         self._check_record(attempt, record)
-        data, canonical = record.to_bytes(), _record_name(attempt.shard)
-        if self.folder.can_create():
-            won = self.folder.create(canonical, data)
+        data = record.to_bytes()
+        if self.job["conditional"]:
+            won, final = self.folder.create(_record_name(attempt.shard), data), True
         else:
-            own = _record_name(attempt.shard, attempt.id)
-            self.folder.put(own, data)
-            present = self.record_names(_record_prefix(attempt.shard))
-            won = present.get(attempt.shard) in (own, None)
-        if not won:
+            self.folder.put(_record_name(attempt.shard, attempt.id), data)
+            won, final = self._compared(attempt)
+        if final and not won:
             self.discard(attempt, record)
         return won
+
+    def _compared(self, attempt: Attempt) -> tuple[bool, bool]:
+        """Whether a try whose record is written counts, and whether that is final."""
+        fixed, own = _record_name(attempt.shard), _record_name(attempt.shard, attempt.id)
+        try:
+            first = self.record_names(_record_prefix(attempt.shard)).get(attempt.shard, own)
+            if first != fixed:
+                return first == own, False
+            won = self.read_record(attempt.shard, fixed).attempt == attempt.id
+            if not won:
+                self.folder.delete(own)
+            return won, True
+        except (StorageError, FileNotFoundError) as error:
+            # The record is written: that it cannot be compared does not make the commit fail.
+            raise StorageUnknown(
+                f"whether shard {attempt.shard} is committed by this try is not known: {error}"
+            ) from error
 
     def discard(self, attempt: Attempt, record: CommitRecord) -> None:
         """Deletes the files of a try that does not count; failing at it is no harm, the end clears them away."""

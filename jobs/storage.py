@@ -172,16 +172,22 @@ class Folder:
 
         Raises:
             StorageError: this store cannot do it (``can_create`` is False), or the write surely failed.
-            StorageUnknown: the object is absent, but the request may still land.
+            StorageUnknown: the object may have been written, or may still be.
         """
         if not self.can_create():
             raise StorageError(f"{self.url}: this store has no atomic put-if-absent, {name} was not written")
+        doubt: StorageUnknown | None = None
         try:
-            return self._create(name, data)
-        except StorageUnknown:
-            with contextlib.suppress(FileNotFoundError):
-                return self.read(name) == data
-            raise
+            if self._created(name, data):
+                return True
+        except StorageUnknown as error:
+            doubt = error
+        try:
+            return self.read(name) == data
+        except FileNotFoundError:
+            raise doubt or StorageUnknown(f"{self.path(name)} was there, and then was not") from None
+        except StorageError as error:
+            raise StorageUnknown(f"whether {self.path(name)} was written is not known: {error}") from error
 
     def can_create(self) -> bool:
         """Whether the store keeps the first of two ``create`` of one name; asked once, with a probe object."""
@@ -225,12 +231,13 @@ class Folder:
                 with contextlib.suppress(FileNotFoundError):
                     self._store.delete(name)
 
-    def _create(self, name: str, data: bytes) -> bool:
+    def _created(self, name: str, data: bytes) -> bool:
+        """False when there is an object of that name, whoever's it is."""
         with self._errors("write", name, writing=True):
             try:
                 self._store.create(_checked(name), data)
             except FileExistsError:
-                return self._store.read(name) == data
+                return False
         return True
 
     def _probe(self) -> bool:

@@ -1,0 +1,133 @@
+"""Outputs made without a model: real manifests, ledgers and shard files, with noise for speech."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.audiofile import encode
+from jobs.ledger import Ledger
+from jobs.manifest import Manifest, Row, check_rows
+from jobs.plan import Plan, make_plan
+from jobs.records import Attempt, CommitRecord, StoredFile
+from jobs.storage import Folder, absolute_url
+from jobs.tables import INDEX_SCHEMA, failures_table
+from jobs.writers import FORMATS, stored_columns
+from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
+
+SHARD_ROWS = 4
+MAX_TOKENS = 12
+
+
+def write_manifest(path: Path, count: int = 14, **changes: Any) -> str:
+    """Rows ``u0`` .. with awkward ids; number 5 has a bad token, number 9 is null."""
+    ids: list[str | None] = [f"u{n}" for n in range(count)]
+    ids[1], ids[2] = "dir/../b.c", "é\n'\""
+    tokens: list[list[int] | None] = [[(7 * n + k) % 6561 for k in range(2 + n % 3)] for n in range(count)]
+    tokens[5], tokens[9] = [1, 9_999], None
+    columns = {"id": ids, "voice_id": [f"v{n % 3}" for n in range(count)], "text": [f"text {n}" for n in range(count)]}
+    table = pa.table({**columns, **changes}).append_column("tokens", pa.array(tokens, pa.list_(pa.int32())))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table, path, row_group_size=5)
+    return str(path)
+
+
+def job_of(output: str, manifest: str, **config: Any) -> dict[str, Any]:
+    frozen = {"output": absolute_url(output), "manifest": manifest, "model": "m", "voices": "v", "seed": 3}
+    frozen |= {"format": "parquet", "audio": "flac", "max_tokens": MAX_TOKENS, "workers": 1, "keep_inputs": False}
+    return {"config": frozen | config, "fingerprints": {"model": "f", "voices": "w"}, "versions": {}, "limit": None}
+
+
+def plan_of(manifest: str, limit: int | None = None) -> Plan:
+    return make_plan(Manifest.scan(manifest), SHARD_ROWS, limit)
+
+
+def start(output: str, manifest: str, **config: Any) -> Ledger:
+    return Ledger.start(Folder(output), job_of(output, manifest, **config), plan_of(manifest))
+
+
+def prepare(ledger: Ledger, shard: int) -> tuple[Attempt, CommitRecord]:
+    """Everything of one try at a shard but its commit."""
+    config = ledger.job["config"]
+    planned, manifest = ledger.plan.shard(shard), ledger.plan.manifest
+    table = manifest.read(planned.spans)
+    rows, failures = check_rows(table, job_seed=config["seed"], max_tokens=config["max_tokens"])
+    attempt = ledger.attempt(shard)
+    began = time.time()
+    with tempfile.TemporaryDirectory() as scratch:
+        store = _Store(ledger.folder, Path(scratch) / "file")
+        audio = index = failed = None
+        if rows:
+            clips = [encode(_noise(row), config["audio"]) for row in rows]
+            shard_format = FORMATS[config["format"]]
+            columns = stored_columns(table, rows, keep_inputs=config["keep_inputs"])
+            shard_format.write(store.local, columns, iter(clips), config["audio"])
+            audio = store.keep(attempt.audio_name(shard_format.suffix))
+            pq.write_table(_index(rows, clips, audio.name), store.local)
+            index = store.keep(attempt.index_name)
+        if failures:
+            pq.write_table(failures_table(failures, table, manifest.origins(planned.spans)), store.local)
+            failed = store.keep(attempt.failures_name)
+    return attempt, CommitRecord(
+        shard=shard,
+        attempt=attempt.id,
+        plan=ledger.plan.digest,
+        rows=planned.rows,
+        rows_done=len(rows),
+        rows_failed=len(failures),
+        samples=sum(SAMPLES_PER_TOKEN * len(row.tokens) for row in rows),
+        started_at=began,
+        finished_at=began + 0.5,
+        audio=audio,
+        index=index,
+        failures=failed,
+    )
+
+
+def make(ledger: Ledger, shard: int) -> bool:
+    """One shard, committed."""
+    return ledger.commit(*prepare(ledger, shard))
+
+
+def make_all(ledger: Ledger) -> None:
+    for shard in range(len(ledger.plan)):
+        make(ledger, shard)
+
+
+class _Store:
+    def __init__(self, folder: Folder, local: Path) -> None:
+        self._folder, self.local = folder, local
+
+    def keep(self, name: str) -> StoredFile:
+        data = self.local.read_bytes()
+        self._folder.upload(name, self.local)
+        return StoredFile(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def _noise(row: Row) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    source = np.random.default_rng(row.seed)
+    return (source.standard_normal(SAMPLES_PER_TOKEN * len(row.tokens)) / 10).astype(np.float32)
+
+
+def _index(rows: Sequence[Row], clips: Sequence[bytes], shard: str) -> pa.Table:
+    samples = [SAMPLES_PER_TOKEN * len(row.tokens) for row in rows]
+    return pa.table(
+        {
+            "id": [row.id for row in rows],
+            "voice_id": [row.voice_id for row in rows],
+            "shard": [shard] * len(rows),
+            "row": range(len(rows)),
+            "samples": samples,
+            "duration": [count / SAMPLE_RATE for count in samples],
+            "sha256": [hashlib.sha256(clip).hexdigest() for clip in clips],
+        },
+        schema=INDEX_SCHEMA,
+    )

@@ -1,0 +1,590 @@
+"""The commit protocol: what is committed counts once, and nothing else does."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs import finish, storage
+from jobs.errors import InputError, JobError, LeaseHeld, StorageError, StorageUnknown, Unfinished
+from jobs.lease import Timing
+from jobs.ledger import Ledger, exists
+from jobs.manifest import Manifest
+from jobs.plan import make_plan
+from jobs.records import CommitRecord
+from jobs.storage import Folder
+from jobs.verify import verify
+from tests.jobs.made_job import job_of, make, make_all, plan_of, prepare, start, write_manifest
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> str:
+    return write_manifest(tmp_path / "in" / "manifest.parquet")
+
+
+@pytest.fixture(params=["conditional", "blind"])
+def output(request: pytest.FixtureRequest, place: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An output in each kind of store, with put-if-absent and without."""
+    if request.param == "blind":
+        for store in (storage._LocalStore, storage._RemoteStore):
+            monkeypatch.setattr(store, "create", lambda self, name, data: self.put(name, data))
+    return place
+
+
+def table(folder: Folder, name: str) -> Any:
+    return pq.read_table(io.BytesIO(folder.read(name)))
+
+
+# --- the job ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_job_that_was_begun_opens_as_it_was_begun(output: str, manifest: str) -> None:
+    folder = Folder(output)
+    assert not exists(folder)
+    ledger = start(output, manifest)
+    assert exists(folder)
+    again = Ledger.open(Folder(output))
+    assert again.plan.digest == ledger.plan.digest
+    assert again.job == ledger.job
+    assert again.committed() == set()
+    assert again.summary() is None
+    again.check_unchanged(job_of(output, manifest), plan_of(manifest))
+    assert start(output, manifest).job == ledger.job  # begun twice is begun once
+
+
+def test_of_two_that_begin_different_jobs_one_is_refused(output: str, manifest: str) -> None:
+    start(output, manifest)
+    with pytest.raises(InputError, match="seed: was 3, is 4"):
+        start(output, manifest, seed=4)
+
+
+def test_an_output_without_a_job_says_so(output: str) -> None:
+    with pytest.raises(InputError, match=r"no job was begun here \(there is no job.json\)") as caught:
+        Ledger.open(Folder(output))
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("name", ["audio/my-own-recording.wav", "index.parquet", "ledger/commits/00/0000000.json"])
+def test_a_folder_with_something_else_in_it_is_no_output(output: str, manifest: str, name: str) -> None:
+    folder = Folder(output)
+    folder.put(name, b"precious")
+    with pytest.raises(InputError, match=name):
+        start(output, manifest)
+    assert folder.list() == [name]
+
+
+def test_a_start_that_was_killed_before_job_json_is_begun_again(
+    output: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(output)
+    folder.put(f"ledger/plan-{plan_of(manifest).digest[:32]}.parquet", b"")
+    start(output, manifest)
+    assert Ledger.open(folder).plan.rows == 14
+
+
+def test_a_place_that_cannot_be_written_is_bad_input(manifest: str) -> None:
+    with pytest.raises(InputError, match="cannot write /proc/self/out"):
+        start("/proc/self/out", manifest)
+
+
+def test_damage_of_job_and_plan_is_found(output: str, manifest: str) -> None:
+    ledger = start(output, manifest)
+    folder, plan_name = ledger.folder, f"ledger/plan-{ledger.plan.digest[:32]}.parquet"
+    job = folder.read("job.json")
+    for name, data, says in (
+        ("job.json", b"{", "job.json is damaged"),
+        ("job.json", b"[]", "job.json is damaged"),
+        ("job.json", job.replace(b'"version": 1', b'"version": 99'), "another version"),
+        (plan_name, b"x", "plan cannot be read"),
+        (plan_name, make_plan(Manifest.scan(manifest), 2).to_bytes(), "names the plan"),
+    ):
+        whole = folder.read(name)
+        folder.put(name, data)
+        with pytest.raises(InputError, match=says):
+            Ledger.open(folder)
+        folder.put(name, whole)
+    folder.delete(plan_name)
+    with pytest.raises(InputError, match="is missing"):
+        Ledger.open(folder)
+
+
+def test_each_difference_is_named(tmp_path: Path, manifest: str) -> None:
+    output = str(tmp_path / "out")
+    ledger = start(output, manifest, engine={"dtype": "float32", "n_cfm_timesteps": None})
+    changed = job_of(output, manifest, engine={"dtype": "float32", "n_cfm_timesteps": 4}, audio="wav", workers=8)
+    changed["fingerprints"]["model"] = "g"
+    changed["limit"] = 5
+    with pytest.raises(InputError) as caught:
+        ledger.check_unchanged(changed)
+    lines = str(caught.value).splitlines()
+    assert lines[1:-1] == [
+        '  audio: was "flac", is "wav"',
+        "  engine.n_cfm_timesteps: was null, is 4",
+        '  fingerprints.model: was "f", is "g"',
+        "  limit: was null, is 5",
+    ]
+    assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"workers": 9},
+        {"log_level": "debug"},
+        {"ray_address": "auto"},
+        {"batch": {"max_frames": 1}},
+        {"gpus_per_worker": 2},
+    ],
+)
+def test_what_moves_no_sample_may_change(tmp_path: Path, manifest: str, change: dict[str, Any]) -> None:
+    output = str(tmp_path / "out")
+    start(output, manifest).check_unchanged(job_of(output, manifest, **change), plan_of(manifest))
+
+
+def test_a_manifest_that_changed_is_named_by_file(tmp_path: Path, manifest: str) -> None:
+    output = str(tmp_path / "out")
+    ledger = start(output, manifest)
+    time.sleep(0.01)
+    write_manifest(Path(manifest), count=15)
+    with pytest.raises(InputError, match=r"manifest .*manifest.parquet: was 14 rows in \d+ bytes .* is 15 rows in"):
+        ledger.check_unchanged(job_of(output, manifest), plan_of(manifest))
+    other = write_manifest(tmp_path / "in" / "other.parquet")
+    with pytest.raises(InputError, match="absent"):
+        ledger.check_unchanged(job_of(output, manifest), plan_of(other))
+
+
+def test_another_cut_of_the_same_manifest_is_refused(tmp_path: Path, manifest: str) -> None:
+    output = str(tmp_path / "out")
+    ledger = start(output, manifest)
+    with pytest.raises(InputError, match="plan: was 4 shards of 14 rows, is 2 shards of 5 rows"):
+        ledger.check_unchanged(job_of(output, manifest), plan_of(manifest, limit=5))
+
+
+# --- commits ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_shard_is_done_when_its_record_is_there_and_not_before(output: str, manifest: str) -> None:
+    ledger = start(output, manifest)
+    attempt, record = prepare(ledger, 2)
+    assert Ledger.open(Folder(output)).committed() == set()
+    assert ledger.commit(attempt, record)
+    again = Ledger.open(Folder(output))
+    assert again.committed() == {2}
+    assert list(again.records()) == [record]
+
+
+def test_the_second_try_of_a_shard_loses_and_takes_its_files_away(output: str, manifest: str) -> None:
+    ledger = start(output, manifest)
+    tries = sorted((prepare(ledger, 1) for _ in range(3)), key=lambda each: each[0].id)
+    assert ledger.commit(*tries[0])
+    for attempt, record in tries[1:]:
+        assert not Ledger.open(Folder(output)).commit(attempt, record)
+    (counting,) = ledger.records()
+    assert counting == tries[0][1]
+    if not ledger.job["conditional"]:
+        return  # their files stay until the end: see test_the_end_and_two_tries_between_its_look_and_its_choice
+    named = {file.name for file in counting.files()}
+    assert {
+        name for name in ledger.folder.list() if name.startswith(("audio/", "ledger/index", "ledger/fail"))
+    } == named
+
+
+def test_tries_that_commit_at_the_same_moment_leave_one_whole_shard(output: str, manifest: str) -> None:
+    start(output, manifest)
+    ledgers = [Ledger.open(Folder(output)) for _ in range(5)]
+    tries = [prepare(ledger, 1) for ledger in ledgers]
+    barrier = threading.Barrier(len(tries))
+
+    def race(number: int) -> None:
+        ledgers[number].folder.can_create()
+        barrier.wait()
+        ledgers[number].commit(*tries[number])
+
+    threads = [threading.Thread(target=race, args=(number,)) for number in range(len(tries))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    (counting,) = ledgers[0].records()
+    assert counting in [record for _, record in tries]
+    assert all(ledgers[0].folder.size(file.name) == file.bytes for file in counting.files())
+
+
+def test_the_same_try_may_commit_again(output: str, manifest: str) -> None:
+    ledger = start(output, manifest)
+    attempt, record = prepare(ledger, 0)
+    assert ledger.commit(attempt, record)
+    assert ledger.commit(attempt, record)
+    assert all(ledger.folder.exists(file.name) for file in record.files())
+
+
+def test_a_commit_whose_answer_is_lost_keeps_its_files(
+    output: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = start(output, manifest)
+    ledger.folder.can_create()
+    attempt, record = prepare(ledger, 0)
+    with monkeypatch.context() as patch:
+        for kind in ("put", "create"):
+            patch.setattr(Folder, kind, _landing_then_lost(getattr(Folder, kind)))
+        with pytest.raises(StorageUnknown):
+            ledger.commit(attempt, record)
+    assert all(ledger.folder.exists(file.name) for file in record.files())
+    assert Ledger.open(Folder(output)).committed() == {0}
+
+
+def _landing_then_lost(write: Any) -> Any:
+    def lost(self: Folder, name: str, data: bytes) -> None:
+        write(self, name, data)
+        raise StorageUnknown("connection reset by peer")
+
+    return lost
+
+
+def test_a_commit_that_cannot_be_compared_is_not_called_failed(
+    blind: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the worker would delete the files of a record that counts."""
+    ledger = start(blind, manifest)
+    ledger.folder.can_create()
+    attempt, record = prepare(ledger, 0)
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "list", _forbidden)
+        with pytest.raises(StorageUnknown, match="is not known: no rights"):
+            ledger.commit(attempt, record)
+    assert ledger.committed() == {0}
+
+
+def _forbidden(self: Folder, prefix: str = "") -> list[str]:
+    raise StorageError("no rights")
+
+
+def test_a_record_that_does_not_fit_is_refused(tmp_path: Path, manifest: str) -> None:
+    ledger = start(str(tmp_path / "out"), manifest)
+    attempt, record = prepare(ledger, 0)
+    for change in ({"shard": 1}, {"attempt": "x"}, {"plan": "p"}, {"rows": 9}, {"rows_failed": 1}):
+        with pytest.raises(ValueError, match="shard"):
+            ledger.commit(attempt, replace(record, **change))  # type: ignore[arg-type]
+    assert ledger.committed() == set()
+
+
+def test_a_damaged_record_is_not_passed_over(tmp_path: Path, manifest: str) -> None:
+    ledger = start(str(tmp_path / "out"), manifest)
+    make(ledger, 0)
+    (name,) = ledger.folder.list("ledger/commits/")
+    whole = ledger.folder.read(name)
+    for data in (b"", b"{}", b"[1]", whole.replace(ledger.plan.digest.encode(), b"0" * 64)):
+        ledger.folder.put(name, data)
+        with pytest.raises(StorageError, match=r"0000000.json is"):
+            list(ledger.records())
+
+
+def test_records_survive_their_json() -> None:
+    record = CommitRecord(
+        shard=1, attempt="a", plan="p", rows=2, rows_done=0, rows_failed=2, samples=0, started_at=1.5, finished_at=2.5,
+        audio=None, index=None, failures=None,
+    )  # fmt: skip
+    assert CommitRecord.from_bytes(record.to_bytes()) == record
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_finished_output_has_each_row_once_and_nothing_else(output: str, manifest: str) -> None:
+    ledger = start(output, manifest)
+    for shard in (3, 0, 2, 1):
+        make(ledger, shard)
+    stray = ledger.attempt(1)
+    ledger.folder.put(stray.audio_name("parquet"), b"of a try that died")
+    ledger.folder.put(stray.index_name, b"of a try that died")
+    summary = ledger.finalise()
+    assert (summary.shards, summary.rows_total, summary.rows_done, summary.rows_failed) == (4, 14, 12, 2)
+    assert summary.exit_code == 3
+    assert summary.speed > 0
+
+    folder = Folder(output)
+    index, failures = table(folder, "index.parquet"), table(folder, "failures.parquet")
+    assert index["id"].to_pylist() == [
+        "u0",
+        "dir/../b.c",
+        "é\n'\"",
+        "u3",
+        "u4",
+        "u6",
+        "u7",
+        "u8",
+        *(f"u{n}" for n in range(10, 14)),
+    ]
+    assert sum(index["samples"].to_pylist()) == summary.samples
+    assert failures["id"].to_pylist() == ["u5", "u9"]
+    assert failures["error"].to_pylist() == ["token_out_of_range", "null_tokens"]
+    assert failures["row"].to_pylist() == [5, 9]
+    assert failures.column_names == ["id", "voice_id", "error", "message", "manifest", "row", "text", "tokens"]
+    assert set(folder.list("audio/")) == set(index["shard"].to_pylist())
+    assert not folder.exists("duplicates.parquet")
+    result = verify(output)
+    assert result.findings == []
+    assert result.finished
+
+
+def test_finishing_needs_every_shard(output: str, manifest: str) -> None:
+    ledger = start(output, manifest)
+    make(ledger, 0)
+    with pytest.raises(Unfinished, match="3 of 4 shards are not done; go on with: s3gen resume"):
+        ledger.finalise()
+    assert not ledger.folder.exists("index.parquet")
+
+
+def test_a_finished_job_is_finished_once(output: str, manifest: str) -> None:
+    ledger = start(output, manifest)
+    make_all(ledger)
+    first = ledger.finalise()
+    before = {name: ledger.folder.read(name) for name in ledger.folder.list()}
+    again = Ledger.open(Folder(output))
+    assert again.summary() == first
+    assert again.finalise() == first
+    assert {name: ledger.folder.read(name) for name in ledger.folder.list()} == before
+
+
+def test_a_kill_at_any_write_of_the_end_loses_nothing(
+    output: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write and delete of the end is the last one of some run."""
+
+    class Killed(BaseException):
+        pass
+
+    ledger = start(output, manifest)
+    make_all(ledger)
+    rival = prepare(ledger, 1)
+    left = [0]
+
+    def counted(plain: Any) -> Any:
+        def act(self: Folder, *args: Any) -> Any:
+            if left[0] == 0:
+                raise Killed
+            left[0] -= 1
+            return plain(self, *args)
+
+        return act
+
+    for kills in range(40):
+        left[0] = kills
+        with monkeypatch.context() as patch:
+            for kind in ("put", "upload", "delete"):
+                patch.setattr(Folder, kind, counted(getattr(Folder, kind)))
+            try:
+                Ledger.open(Folder(output)).finalise()
+                break
+            except Killed:
+                pass
+        assert [finding for finding in verify(output).findings if finding.code != "stray"] == []
+        # Between two runs a try that was given up for dead commits after all.
+        if all(ledger.folder.exists(file.name) for file in rival[1].files()):
+            Ledger.open(Folder(output)).commit(*rival)
+    assert kills > 3
+    Ledger.open(Folder(output)).finalise()
+    assert verify(output).findings == []
+
+
+@pytest.fixture
+def blind(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A store that silently overwrites."""
+    for store in (storage._LocalStore, storage._RemoteStore):
+        monkeypatch.setattr(store, "create", lambda self, name, data: self.put(name, data))
+    return place
+
+
+def test_a_late_smaller_try_does_not_undo_the_choice(
+    blind: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing is put if absent, a zombie may commit after the end has begun to delete."""
+    ledger = start(blind, manifest)
+    zombie, chosen = sorted((prepare(ledger, 1) for _ in range(2)), key=lambda each: each[0].id)
+    assert ledger.commit(*chosen)
+    for shard in (0, 2, 3):
+        make(ledger, shard)
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.ledger.write_tables", _interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            ledger.finalise()
+    assert not Ledger.open(Folder(blind)).commit(*zombie)
+    assert not any(ledger.folder.exists(file.name) for file in zombie[1].files())
+    Ledger.open(Folder(blind)).finalise()
+    assert verify(blind).findings == []
+    assert chosen[1].audio is not None
+    assert chosen[1].audio.name in table(Folder(blind), "index.parquet")["shard"].to_pylist()
+
+
+def _interrupt(*args: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_the_end_and_two_tries_between_its_look_and_its_choice(
+    blind: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end has seen one try; a smaller one commits, the first learns of it: its files must stay."""
+    ledger, worker = start(blind, manifest), Ledger.open(Folder(blind))
+    smaller, seen = sorted((prepare(ledger, 1) for _ in range(2)), key=lambda each: each[0].id)
+    assert ledger.commit(*seen)
+    for shard in (0, 2, 3):
+        make(ledger, shard)
+    plain, happened = Folder.put, []
+
+    def overtaken(self: Folder, name: str, data: bytes) -> None:
+        if name.endswith("0000001.json") and not happened:
+            happened.append(name)
+            assert worker.commit(*smaller)
+            assert not worker.commit(*seen)
+        plain(self, name, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "put", overtaken)
+        ledger.finalise()
+    assert happened
+    assert verify(blind).findings == []
+
+
+def test_a_try_that_asks_after_its_record_was_fixed_has_won(blind: str, manifest: str) -> None:
+    ledger = start(blind, manifest)
+    tries = [prepare(ledger, shard) for shard in range(4)]
+    assert all(ledger.commit(*each) for each in tries)
+    ledger.finalise()
+    assert ledger.commit(*tries[1])
+    ledger.finalise()
+    assert verify(blind).findings == []
+
+
+def test_an_output_moved_to_a_store_without_the_condition_is_not_committed_to(
+    place: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start(place, manifest)
+    for store in (storage._LocalStore, storage._RemoteStore):
+        monkeypatch.setattr(store, "create", lambda self, name, data: self.put(name, data))
+    ledger = Ledger.open(Folder(place))
+    with pytest.raises(StorageError, match="no atomic put-if-absent"):
+        make(ledger, 0)
+
+
+def test_ids_in_two_shards_are_listed_with_their_later_places(output: str, tmp_path: Path) -> None:
+    ids = [f"u{n}" for n in range(14)]
+    ids[6], ids[10], ids[12] = "u0", "u0", "u3"
+    manifest = write_manifest(tmp_path / "in" / "doubled.parquet", id=ids)
+    ledger = start(output, manifest)
+    make_all(ledger)
+    summary = ledger.finalise()
+    duplicates = table(ledger.folder, "duplicates.parquet")
+    assert duplicates["id"].to_pylist() == ["u0", "u0", "u3"]
+    assert summary.duplicates == 3
+    assert summary.exit_code == 3
+    index = {(row["shard"], row["row"]): row for row in table(ledger.folder, "index.parquet").to_pylist()}
+    for row in duplicates.to_pylist():
+        assert index[row["shard"], row["row"]]["id"] == row["id"]
+        assert index[row["shard"], row["row"]]["voice_id"] == row["voice_id"]
+    assert verify(output).findings == []
+
+
+def test_hashes_that_collide_make_no_duplicates(tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(finish, "_hash", lambda row_id: 7)
+    ledger = start(str(tmp_path / "out"), manifest)
+    make_all(ledger)
+    assert ledger.finalise().duplicates == 0
+
+
+def test_a_job_of_good_rows_has_an_empty_failures_table(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.parquet")
+    rows = pq.read_table(manifest)
+    pq.write_table(rows.slice(0, 5), manifest)
+    output = str(tmp_path / "out")
+    ledger = start(output, manifest)
+    make_all(ledger)
+    assert ledger.finalise().exit_code == 0
+    failures = table(ledger.folder, "failures.parquet")
+    assert failures.num_rows == 0
+    assert failures.column_names[:6] == ["id", "voice_id", "error", "message", "manifest", "row"]
+
+
+def test_a_job_of_bad_rows_has_an_empty_index(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.parquet")
+    pq.write_table(pq.read_table(manifest).slice(5, 1), manifest)
+    output = str(tmp_path / "out")
+    ledger = start(output, manifest)
+    make_all(ledger)
+    assert ledger.finalise().exit_code == 3
+    assert table(ledger.folder, "index.parquet").num_rows == 0
+    assert ledger.folder.list("audio/") == []
+    assert verify(output).findings == []
+
+
+def test_the_index_is_written_in_parts_of_any_number(
+    tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(finish, "ROW_GROUP_ROWS", 5)
+    monkeypatch.setattr(finish, "READ_AHEAD", 1)
+    ledger = start(str(tmp_path / "out"), manifest)
+    make_all(ledger)
+    ledger.finalise()
+    assert table(ledger.folder, "index.parquet").num_rows == 12
+    assert verify(str(tmp_path / "out")).findings == []
+
+
+def test_a_part_that_was_damaged_stops_the_end(tmp_path: Path, manifest: str) -> None:
+    ledger = start(str(tmp_path / "out"), manifest)
+    make_all(ledger)
+    record = next(ledger.records())
+    assert record.index is not None
+    ledger.folder.put(record.index.name, b"x")
+    with pytest.raises(StorageError, match="is damaged: it is not what was committed"):
+        ledger.finalise()
+    ledger.folder.delete(record.index.name)
+    with pytest.raises(StorageError, match="is missing; a commit record names it"):
+        ledger.finalise()
+    assert ledger.summary() is None
+
+
+def test_who_lost_the_lease_does_not_finish(place: str, manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger, other = start(place, manifest), Ledger.open(Folder(place))
+    make_all(ledger)
+    with ledger.lease() as lease:
+        late = Timing(stale=-1e9, beat=1e6)  # takes any lease for lapsed
+        with other.lease(timing=late), pytest.raises(LeaseHeld, match="lost the output"):
+            ledger.finalise()
+        assert lease.lost is not None
+    assert not ledger.folder.exists("index.parquet")
+    with other.lease(timing=late):
+        other.finalise()
+    assert verify(place).findings == []
+
+
+def test_a_lease_lost_while_the_tables_are_made_stops_before_they_are_published(
+    place: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, other = start(place, manifest), Ledger.open(Folder(place))
+    make_all(ledger)
+    plain = finish._duplicates
+    late = Timing(stale=-1e9, beat=1e6)
+
+    def taken_over(*args: Any) -> Iterator[Any]:
+        with other.lease(timing=late):
+            yield from plain(*args)
+
+    monkeypatch.setattr(finish, "_duplicates", taken_over)
+    with ledger.lease(), pytest.raises(JobError, match="lost the output"):
+        ledger.finalise()
+    assert not ledger.folder.exists("index.parquet")
+
+
+def test_job_json_is_readable_and_says_what_the_job_is(tmp_path: Path, manifest: str) -> None:
+    start(str(tmp_path / "out"), manifest)
+    job = json.loads((tmp_path / "out" / "job.json").read_text())
+    assert job["config"]["manifest"] == manifest
+    assert job["plan"] == plan_of(manifest).digest
