@@ -15,6 +15,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from importlib import import_module
+from operator import attrgetter
 from types import FrameType
 from typing import Any, Literal, Protocol
 
@@ -50,10 +52,21 @@ class Runs(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recipe:
-    """How a worker is made, in its own process: ``make(**arguments)``."""
+    """How a worker is made, in its own process: by what is called with these arguments.
 
-    make: Callable[..., Runs]
+    Attributes:
+        make: its address, ``package.module:name.of.it``; only the name travels.
+        arguments: plain values.
+    """
+
+    make: str
     arguments: Mapping[str, Any]
+
+    def __call__(self) -> Runs:
+        """Imports and calls it."""
+        module, _, path = self.make.partition(":")
+        worker: Runs = attrgetter(path)(import_module(module))(**self.arguments)
+        return worker
 
 
 # --- inside the actor -------------------------------------------------------------------------------------------------
@@ -74,7 +87,7 @@ class Hand:
     def load(self, recipe: Recipe, environment: Mapping[str, str]) -> None:
         """Makes the worker."""
         os.environ.update(environment)
-        self._worker = recipe.make(**recipe.arguments)
+        self._worker = recipe()
 
     def run(self, task: Any) -> Any:
         """One task."""

@@ -24,6 +24,8 @@ import torch
 
 from jobs.audiofile import Samples, UnreadableAudio, read_audio
 from jobs.errors import InputError, StorageError
+from jobs.models import open_model
+from jobs.parquet import read_parquet
 from jobs.storage import Folder, Options, absolute_url, is_url, open_input, stat_input
 from jobs.voice_sources import Source, VoiceFailure
 from jobs.voices import FORMAT_VERSION, METADATA_KEY, ROW_GROUP_VOICES, SCHEMA, VOICE_COLUMNS, VoiceTable
@@ -60,6 +62,7 @@ class PartReport:
     name: str  # of its file in the folder of parts
     voices: int
     failed: int
+    kept: int  # that the table already has, from the same bytes
     seconds: float  # of audio that was used
 
 
@@ -82,7 +85,7 @@ class VoiceMaker:
         """Loads the model, onto a GPU where this process sees one."""
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        loaded = S3GenModel.from_pretrained(model, file=model_file, device=device, storage_options=dict(options))
+        loaded = open_model(model, model_file, device, options)
         return cls(loaded, Folder(parts, options), max_seconds=max_seconds, options=options)
 
     def run(self, part: Part) -> PartReport:
@@ -94,7 +97,7 @@ class VoiceMaker:
                 path = Path(folder) / name
                 pq.write_table(pa.Table.from_pylist(rows, schema=PART_SCHEMA), path, compression="zstd")
                 self._parts.upload(name, path)
-        return _report(self._parts, name)
+        return _report(self._parts, name, len(part.sources))
 
     def _name(self, part: Part) -> str:
         content = hashlib.sha256(json.dumps([self._settings, sorted(part.known.items())]).encode())
@@ -145,7 +148,8 @@ class BuildReport:
     """What a build made.
 
     Attributes:
-        voices: made now; those that were in the table before are not counted.
+        voices: made now.
+        kept: that the table already had, from the same bytes.
         total: in the table.
         seconds: of audio that was used for those made now.
         failures: one per entry that did not become a voice.
@@ -154,6 +158,7 @@ class BuildReport:
     url: str
     failures_url: str
     voices: int
+    kept: int
     total: int
     seconds: float
     failures: list[VoiceFailure]
@@ -221,6 +226,7 @@ class VoiceBuild:
             url=self.url,
             failures_url=f"{self.url}.failures.parquet",
             voices=sum(report.voices for report in reports),
+            kept=sum(report.kept for report in reports),
             total=total,
             seconds=sum(report.seconds for report in reports),
             failures=everything,
@@ -280,11 +286,17 @@ def _check_clip(samples: Samples, rate: int) -> None:
         raise _Rejected("silent", f"the loudest sample is {peak:.2g} of full scale")
 
 
-def _report(parts: Folder, name: str) -> PartReport:
+def _report(parts: Folder, name: str, sources: int) -> PartReport:
     with parts.open(name) as file:
-        rows = pq.read_table(file, columns=["duration", "error"])
+        rows = read_parquet(file, ["duration", "error"])
     durations = [value for value in rows.column("duration").to_pylist() if value is not None]
-    return PartReport(name=name, voices=len(durations), failed=len(rows) - len(durations), seconds=sum(durations))
+    return PartReport(
+        name=name,
+        voices=len(durations),
+        failed=len(rows) - len(durations),
+        kept=sources - len(rows),
+        seconds=sum(durations),
+    )
 
 
 # A row to be merged: its voice id, a tie-breaker that is never needed, and a table of that one row.
@@ -299,7 +311,7 @@ def _old_rows(table: VoiceTable | None) -> Iterator[_Keyed]:
 def _part_rows(parts: Folder, names: Sequence[str]) -> Iterator[_Keyed]:
     for name in names:
         with parts.open(name) as file:
-            rows = pq.read_table(file)
+            rows = read_parquet(file)
         made = rows.filter(rows.column("error").is_null())
         yield from _keyed(made.select(SCHEMA.names), 1)
 
@@ -314,7 +326,7 @@ def _part_failures(parts: Folder, names: Sequence[str]) -> list[VoiceFailure]:
     failures: list[VoiceFailure] = []
     for name in names:
         with parts.open(name) as file:
-            rows = pq.read_table(file, columns=FAILURE_SCHEMA.names).to_pylist()
+            rows = read_parquet(file, FAILURE_SCHEMA.names).to_pylist()
         failures += [VoiceFailure(**row) for row in rows if row["error"] is not None]
     return failures
 

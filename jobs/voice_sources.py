@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.audiofile import READABLE_SUFFIXES
 from jobs.errors import InputError
+from jobs.parquet import read_parquet
 from jobs.storage import Folder, Options, absolute_url, is_url, open_input
 
 # Parquet keeps no minimum and maximum for very long values, and the table is searched by them.
@@ -103,7 +103,7 @@ def _jsonl_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
 
 
 def _parquet_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
-    table = pq.read_table(pa.BufferReader(data))
+    table = read_parquet(data)
     yield from zip(table.column("voice_id").to_pylist(), table.column("path").to_pylist(), strict=True)
 
 

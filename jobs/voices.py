@@ -111,7 +111,7 @@ class VoiceTable:
 
     def rows(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The table from first to last, a row group's worth at a time."""
-        return iter(self._parquet.iter_batches(ROW_GROUP_VOICES, columns=columns))
+        return iter(self._parquet.iter_batches(ROW_GROUP_VOICES, columns=columns, use_threads=False))
 
     def _group_of(self, voice_id: str) -> int | None:
         """The only row group that can hold an id: the last one that does not begin after it."""
@@ -132,7 +132,7 @@ class VoiceTable:
         return statistics.min, statistics.max
 
     def _read(self, group: int, wanted: list[str]) -> dict[str, Voice]:
-        rows = self._parquet.read_row_group(group, columns=list(VOICE_COLUMNS))
+        rows = self._parquet.read_row_group(group, columns=list(VOICE_COLUMNS), use_threads=False)
         places = {voice_id: row for row, voice_id in enumerate(rows.column("voice_id").to_pylist())}
         found = {voice_id: self._voice(rows, places[voice_id]) for voice_id in wanted if voice_id in places}
         self._cache |= found

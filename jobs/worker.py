@@ -24,6 +24,7 @@ from jobs.config import JobConfig, config_from
 from jobs.errors import InputError, StorageUnknown
 from jobs.ledger import Ledger
 from jobs.manifest import Failure, Row, check_rows
+from jobs.models import open_model
 from jobs.records import Attempt, CommitRecord, StoredFile
 from jobs.schedule import BrokenWorker
 from jobs.storage import Folder, Options
@@ -143,7 +144,7 @@ class Worker:
         ledger = Ledger.open(Folder(output, options))
         config = config_from(ledger.job["config"])
         device = device_of(config)
-        model = load_model(config, device, options)
+        model = open_model(config.model, config.model_file, device, options)
         voices = VoiceTable.open(config.voices, options)
         ledger.check_unchanged({"fingerprints": fingerprints(model, voices)})
         frames = AUTO_FRAMES[device] if max_frames == "auto" else max_frames
@@ -309,19 +310,6 @@ def device_of(config: JobConfig) -> Literal["cpu", "cuda"]:
     if config.engine.device == "cuda" and not has_gpu:
         raise InputError("engine.device: cuda is asked for, and torch finds no GPU; give cpu or auto")
     return "cuda" if has_gpu and config.engine.device != "cpu" else "cpu"
-
-
-def load_model(config: JobConfig, device: str, options: Options | None) -> S3GenModel:
-    """The configured model. InputError when there is none, or it cannot be read."""
-    return open_model(config.model, config.model_file, device, options)
-
-
-def open_model(where: str, file: str | None, device: str, options: Options | None) -> S3GenModel:
-    """`S3GenModel.from_pretrained`, with errors for the user."""
-    try:
-        return S3GenModel.from_pretrained(where, file=file, device=device, storage_options=dict(options or {}))
-    except (ValueError, FileNotFoundError) as error:
-        raise InputError(f"model: {error}") from error
 
 
 def fingerprints(model: S3GenModel, voices: VoiceTable) -> dict[str, str]:

@@ -1,0 +1,104 @@
+"""What a job will take, before it is begun: counts from footers, and a sample of its shards for the rest."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+
+from jobs.config import JobConfig
+from jobs.manifest import Manifest, check_rows
+from jobs.plan import Plan, make_plan
+from jobs.voices import VoiceTable
+from jobs.worker import AUTO_FRAMES
+from s3gen.constants import FRAMES_PER_TOKEN, TOKEN_RATE
+from s3gen.ragged import plan_batches
+
+SAMPLED_SHARDS = 8
+
+
+@dataclass(kw_only=True, slots=True)
+class Estimate:
+    """A job in numbers."""
+
+    shards: int
+    rows: int
+    audio_hours: float  # of all rows; from the sampled rows where those are all, else from the manifest's footers
+    max_frames: int  # the frame budget that the batches below have
+    sampled_rows: int
+    sampled_failures: dict[str, int] = field(default_factory=dict)  # rows of the sample that will fail, by code
+    batches: int = 0  # of the sample
+    padding_waste: float = 0.0  # share of the sample's batches that is padding
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def estimate(config: JobConfig, limit: int | None = None) -> Estimate:
+    """Reads footers, and some shards' rows and voices; writes nothing and loads no model.
+
+    Raises:
+        InputError: the manifest or the voice table cannot be used.
+    """
+    manifest = Manifest.scan(config.manifest, config.storage_options)
+    voices = VoiceTable.open(config.voices, config.storage_options)
+    plan = make_plan(manifest, config.shard_rows, limit)
+    sampling = _Sampling(config, plan, voices)
+    for index in np.unique(np.linspace(0, len(plan) - 1, SAMPLED_SHARDS).round().astype(int)).tolist():
+        sampling.take(index)
+    return sampling.result()
+
+
+class _Sampling:
+    """Some shards, batched as a worker would batch them."""
+
+    def __init__(self, config: JobConfig, plan: Plan, voices: VoiceTable) -> None:
+        self._config, self._plan, self._voices = config, plan, voices
+        self._failures: Counter[str] = Counter()
+        self._rows = self._tokens = self._batches = self._cells = self._used = 0
+
+    def take(self, index: int) -> None:
+        shard = self._plan.shard(index)
+        table = self._plan.manifest.read(shard.spans, self._config.storage_options)
+        rows, failures = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
+        self._failures.update(failure.error for failure in failures)
+        voices = self._voices.get_many(row.voice_id for row in rows)
+        self._failures["unknown_voice"] += sum(1 for row in rows if row.voice_id not in voices)
+        rows = [row for row in rows if row.voice_id in voices]
+        prompts = {voice_id: self._prompt(len(voice.prompt_token)) for voice_id, voice in voices.items()}
+        frames = [FRAMES_PER_TOKEN * (prompts[row.voice_id] + len(row.tokens)) for row in rows]
+        batches = plan_batches(frames, self._budget()) if rows else []
+        self._rows += shard.rows
+        self._tokens += sum(len(row.tokens) for row in rows)
+        self._batches += len(batches)
+        self._cells += sum(len(batch) * max(frames[row] for row in batch) for batch in batches)
+        self._used += sum(frames)
+
+    def result(self) -> Estimate:
+        groups = self._plan.manifest.groups
+        mean = sum(int(group.tokens.sum()) for group in groups) / self._plan.manifest.rows
+        tokens = self._tokens if self._rows == self._plan.rows else mean * self._plan.rows
+        return Estimate(
+            shards=len(self._plan),
+            rows=self._plan.rows,
+            audio_hours=tokens / TOKEN_RATE / 3600,
+            max_frames=self._budget(),
+            sampled_rows=self._rows,
+            sampled_failures={code: count for code, count in sorted(self._failures.items()) if count},
+            batches=self._batches,
+            padding_waste=1 - self._used / self._cells if self._cells else 0.0,
+        )
+
+    def _prompt(self, tokens: int) -> int:
+        seconds = self._config.engine.prompt_seconds
+        return tokens if seconds is None else min(tokens, max(1, int(seconds * TOKEN_RATE)))
+
+    def _budget(self) -> int:
+        if self._config.batch.max_frames != "auto":
+            return self._config.batch.max_frames
+        device = self._config.engine.device
+        return AUTO_FRAMES["cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"]

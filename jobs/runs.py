@@ -1,0 +1,330 @@
+"""Whole runs, from a checked configuration to a finished output: what the command line starts.
+
+Everything is checked first: until `Ledger.start`, and the first part of a voice table, nothing is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import platform
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from jobs.cluster import Crew, Recipe, Stop, connected, nodes, plan_share
+from jobs.config import JobConfig, config_from
+from jobs.errors import InputError, Unfinished
+from jobs.finish import Summary
+from jobs.lease import Lease
+from jobs.ledger import Ledger, exists
+from jobs.manifest import Manifest
+from jobs.models import open_model
+from jobs.placement import Share
+from jobs.plan import Plan, make_plan
+from jobs.progress import Meter, showing
+from jobs.schedule import Schedule
+from jobs.storage import Folder, Options
+from jobs.voice_build import BuildReport, Part, PartReport, VoiceBuild, VoiceMaker
+from jobs.voice_sources import find_sources
+from jobs.voices import VoiceTable
+from jobs.worker import ShardReport, fingerprints
+from s3gen import S3GenModel
+from s3gen.constants import SAMPLE_RATE
+
+log = logging.getLogger(__name__)
+
+SHOWN_SHARDS = 3  # that were given up, in the error
+
+
+# --- a job ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """A finished job."""
+
+    output: str
+    model: str
+    summary: Summary
+    made_shards: int  # by this run; 0 when there was nothing left to do
+
+    @property
+    def audio_seconds(self) -> float:
+        """Of all rows."""
+        return self.summary.samples / SAMPLE_RATE
+
+
+def synth(config: JobConfig, limit: int | None, console: Console) -> Outcome:
+    """Runs a job from its configuration, or goes on with it where its output is begun.
+
+    Args:
+        limit: make a trial of the first rows, in an output of its own (see `trial_output`).
+
+    Raises:
+        InputError: bad input, or a change that the begun output refuses; nothing was started or written.
+        JobError: the job is not finished.
+    """
+    if limit is not None:
+        config = config.model_copy(update={"output": trial_output(config.output, limit)})
+    job, plan = _describe(config, limit)
+    folder = Folder(config.output, config.storage_options)
+    if exists(folder):
+        Ledger.open(folder).check_unchanged(job, plan)
+    return _run(config, job, plan, folder, console)
+
+
+def resume(output: str, overrides: list[str], options: Options, console: Console) -> Outcome:
+    """Goes on with the job in an output, from what the output itself records. Raises as `synth`."""
+    folder = Folder(output, options)
+    ledger = Ledger.open(folder)
+    values = {**ledger.job["config"], "output": folder.url}
+    config = config_from(values, overrides, storage_options=options)
+    if config.output != folder.url:
+        raise InputError(f"--set output={config.output}: the job is in {folder.url} and goes on there")
+    ledger.check_unchanged({"config": config.frozen() | {"output": ledger.job["config"]["output"]}})
+    summary = ledger.summary()
+    if summary is not None:
+        return Outcome(output=folder.url, model=config.model, summary=summary, made_shards=0)
+    limit = ledger.job["limit"]
+    job, plan = _describe(config, limit)
+    ledger.check_unchanged({"fingerprints": job["fingerprints"]}, plan)
+    return _run(config, job, plan, folder, console)
+
+
+def trial_output(output: str, limit: int) -> str:
+    """Where `--limit` puts its trial: beside the output, which stays free for the whole job."""
+    return f"{output.rstrip('/')}-trial-{limit}"
+
+
+def _describe(config: JobConfig, limit: int | None) -> tuple[dict[str, Any], Plan]:
+    """The job as the ledger keeps it, and its plan; reads all inputs, writes nothing."""
+    options = config.storage_options
+    manifest = Manifest.scan(config.manifest, options)
+    voices = VoiceTable.open(config.voices, options)
+    model = open_model(config.model, config.model_file, "cpu", options)
+    voices.check_model(model.voice_fingerprint())
+    job = {
+        "config": config.frozen(),
+        "fingerprints": fingerprints(model, voices),
+        "limit": limit,
+        "versions": {
+            "s3gen": version("s3gen"),
+            "torch": torch.__version__,
+            "ray": version("ray"),
+            "python": platform.python_version(),
+        },
+    }
+    return job, make_plan(manifest, config.shard_rows, limit)
+
+
+def _run(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, console: Console) -> Outcome:
+    with _workplace(config, folder, len(plan)) as (share, stop):
+        threads = share.threads if share is not None else 1
+        # Samples on a CPU depend on the number of threads in their last bits, so a resume keeps the first run's.
+        begun = exists(folder)
+        ledger = Ledger.open(folder) if begun else Ledger.start(folder, {**job, "threads": threads}, plan)
+        with ledger.lease(on_wait=log.warning) as lease:
+            done = ledger.committed()
+            if len(done) < len(plan):
+                if share is None:
+                    raise Unfinished(f"{folder.url}: shards that were committed are gone; go on with: {_again(folder)}")
+                _make_shards(config, ledger, share, done, lease, stop, console)
+            summary = ledger.finalise()
+        made = len(plan) - len(done)
+        return Outcome(output=folder.url, model=config.model, summary=summary, made_shards=made)
+
+
+@contextlib.contextmanager
+def _workplace(config: JobConfig, folder: Folder, shards: int) -> Iterator[tuple[Share | None, Stop]]:
+    """Ray, and the share of it that a worker gets; None where only the end of the job is left to do."""
+    stop = Stop()
+    if exists(folder) and len(Ledger.open(folder).committed()) == shards:
+        with stop.listening():
+            yield None, stop
+        return
+    with connected(config.ray_address), stop.listening():
+        yield plan_share(config.workers, gpus_of(config), own=config.ray_address is None), stop
+
+
+def gpus_of(config: JobConfig) -> float:
+    """How much of a GPU each worker asks of the connected cluster.
+
+    Raises:
+        InputError: `engine.device` is cuda and the cluster has no GPU.
+    """
+    has_gpus = any(node.gpus for node in nodes())
+    if config.engine.device == "cuda" and not has_gpus:
+        raise InputError("engine.device: cuda is asked for, and Ray finds no GPU; give cpu or auto")
+    return config.gpus_per_worker if has_gpus and config.engine.device != "cpu" else 0.0
+
+
+def _make_shards(
+    config: JobConfig, ledger: Ledger, share: Share, done: set[int], lease: Lease, stop: Stop, console: Console
+) -> None:
+    plan, folder = ledger.plan, ledger.folder
+    recipe = Recipe(
+        make="jobs.worker:Worker.open",
+        arguments={
+            "output": folder.url,
+            "options": config.storage_options,
+            "max_frames": config.batch.max_frames,
+            "threads": ledger.job["threads"],
+        },
+    )
+    schedule = Schedule(index for index in range(len(plan)) if index not in done)
+    meter = Meter(plan.rows, rows_before=sum(plan.shard(index).rows for index in done))
+    crew = Crew(recipe, workers=config.workers, share=share, describe=lambda shard: f"shard {shard}")
+    with showing(meter, console) as changed, stop.graceful():
+
+        def on_report(shard: int, report: ShardReport) -> None:
+            log.debug("shard %d: %d rows, %d failed", shard, report.rows_done, report.rows_failed)
+            meter.add(done=report.rows_done, failed=report.rows_failed, audio_seconds=report.samples / SAMPLE_RATE)
+            changed()
+
+        crew.work(schedule, on_report, lambda: _lost_or_asked(lease, stop))
+    if stop.requested or schedule.given_up:
+        raise Unfinished(_what_is_left(ledger, schedule, stop))
+
+
+def _lost_or_asked(lease: Lease, stop: Stop) -> bool:
+    if lease.lost is not None:
+        lease.confirm()  # raises, with what happened
+    return stop.requested
+
+
+def _what_is_left(ledger: Ledger, schedule: Schedule, stop: Stop) -> str:
+    left = len(ledger.plan) - len(ledger.committed())
+    lines = [f"{ledger.folder.url}: {left} of {len(ledger.plan)} shards are not done"]
+    if stop.requested:
+        lines[0] += f", stopped by {stop.signal}"
+    failed = sorted(schedule.given_up.items())
+    lines += [f"  shard {shard} was given up: {reason}" for shard, reason in failed[:SHOWN_SHARDS]]
+    if len(failed) > SHOWN_SHARDS:
+        lines.append(f"  and {len(failed) - SHOWN_SHARDS} more were given up")
+    return "\n".join([*lines, f"go on with: {_again(ledger.folder)}"])
+
+
+def _again(folder: Folder) -> str:
+    return f"s3gen resume {shlex.quote(folder.url)}"
+
+
+# --- a voice table ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VoicesOrder:
+    """What `s3gen voices` was asked for."""
+
+    source: str
+    out: str
+    model: str
+    model_file: str | None = None
+    append: bool = False
+    workers: int = 1
+    ray_address: str | None = None
+    max_seconds: float | None = None
+    options: Options | None = None
+
+
+def make_voices(order: VoicesOrder, console: Console) -> BuildReport:
+    """Builds a voice table, in this process or on Ray.
+
+    Raises:
+        InputError: bad input, or a table that cannot be appended to; nothing was written.
+        JobError: not finished; the parts that are, are kept, and the same command goes on.
+    """
+    options = order.options or {}
+    sources, failures = find_sources(order.source, options)
+    model = open_model(order.model, order.model_file, "cpu", options)
+    build = VoiceBuild(
+        order.out,
+        options,
+        voice_fingerprint=model.voice_fingerprint(),
+        max_seconds=order.max_seconds,
+        append=order.append,
+    )
+    parts = build.parts(sources)
+    meter = Meter(len(sources), unit="voices")
+    with showing(meter, console) as changed:
+
+        def on_report(report: PartReport) -> None:
+            meter.add(done=report.voices + report.kept, failed=report.failed, audio_seconds=report.seconds)
+            changed()
+
+        if order.workers > 1 or order.ray_address is not None:
+            reports = _voices_on_ray(order, build, parts, on_report)
+        else:
+            reports = _voices_here(order, build, parts, on_report, model)
+    return build.finish(reports, failures)
+
+
+def _voices_here(
+    order: VoicesOrder,
+    build: VoiceBuild,
+    parts: Sequence[Part],
+    on_report: Callable[[PartReport], None],
+    model: S3GenModel,
+) -> list[PartReport]:
+    if torch.cuda.is_available():
+        model = model.to("cuda")
+    folder = Folder(build.parts_url, order.options)
+    maker = VoiceMaker(model, folder, max_seconds=build.max_seconds, options=order.options)
+    reports: list[PartReport] = []
+    for part in parts:
+        reports.append(maker.run(part))
+        on_report(reports[-1])
+    return reports
+
+
+def _voices_on_ray(
+    order: VoicesOrder, build: VoiceBuild, parts: Sequence[Part], on_report: Callable[[PartReport], None]
+) -> list[PartReport]:
+    reports: dict[int, PartReport] = {}
+
+    def on_part(number: int, report: PartReport) -> None:
+        reports[number] = report
+        on_report(report)
+
+    schedule = Schedule(range(len(parts)))
+    with connected(order.ray_address), Stop().listening() as stop:
+        share = plan_share(order.workers, _gpu_share(order.workers), own=order.ray_address is None)
+        recipe = Recipe(
+            make="jobs.voice_build:VoiceMaker.open",
+            arguments={
+                "model": order.model,
+                "model_file": order.model_file,
+                "parts": build.parts_url,
+                "max_seconds": build.max_seconds,
+                "options": dict(order.options or {}),
+                "threads": share.threads,
+            },
+        )
+        describe = "part {} of the voices".format
+        crew = Crew(recipe, workers=order.workers, share=share, payload=parts.__getitem__, describe=describe)
+        with stop.graceful():
+            crew.work(schedule, on_part, lambda: stop.requested)
+    if len(reports) < len(parts):
+        reasons = [f"  part {part} was given up: {reason}" for part, reason in sorted(schedule.given_up.items())]
+        raise Unfinished(
+            "\n".join(
+                [
+                    f"{build.url}: {len(parts) - len(reports)} of {len(parts)} parts are not done",
+                    *reasons[:SHOWN_SHARDS],
+                    "give the same command again to go on",
+                ]
+            )
+        )
+    return [reports[number] for number in range(len(parts))]
+
+
+def _gpu_share(workers: int) -> float:
+    """Of a GPU, for each of the workers; 0 where there is none."""
+    gpus = sum(node.gpus for node in nodes())
+    return 1 / math.ceil(workers / gpus) if gpus else 0.0
