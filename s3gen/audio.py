@@ -202,7 +202,8 @@ def mel_filters(rate: int, n_fft: int, mels: int, fmax: float) -> Tensor:
     edges = _mel_to_hz(np.linspace(0.0, _hz_to_mel(fmax), mels + 2))
     lower, centre, upper = edges[:-2, None], edges[1:-1, None], edges[2:, None]
     triangles = np.minimum((bins - lower) / (centre - lower), (upper - bins) / (upper - centre)).clip(min=0.0)
-    return torch.from_numpy((triangles * (2.0 / (upper - lower))).astype(np.float32))
+    # Rounded twice, as librosa does it: the features, and with them the tokens, then agree to the last bit.
+    return torch.from_numpy((triangles.astype(np.float32) * (2.0 / (upper - lower))).astype(np.float32))
 
 
 # Slaney's mel scale: linear up to 1 kHz, 27 steps per factor of 6.4 above.
