@@ -100,7 +100,11 @@ class Ledger:
         Raises:
             InputError: the output holds something else, or another job.
         """
-        begun = exists(folder) or not cls._begin(folder, job, plan)
+        try:
+            begun = exists(folder) or not cls._begin(folder, job, plan)
+        except StorageError as error:
+            # Nothing is there yet: a wrong place, wrong rights or wrong options, which a resume would not mend.
+            raise InputError(str(error)) from error
         ledger = cls.open(folder)
         if begun:
             ledger.check_unchanged(job, plan)
@@ -110,16 +114,12 @@ class Ledger:
     def _begin(folder: Folder, job: Mapping[str, Any], plan: Plan) -> bool:
         _refuse_foreign(folder)
         described = {**job, "plan": plan.digest, "version": FORMAT_VERSION, "created_at": time.time()}
-        try:
-            described["conditional"] = folder.can_create()
-            data = json.dumps(described, indent=1, sort_keys=True).encode()
-            folder.put(_plan_name(plan.digest), plan.to_bytes())
-            if described["conditional"]:
-                return folder.create(JOB, data)
-            folder.put(JOB, data)
-        except StorageError as error:
-            # Nothing is there yet: a wrong place or wrong rights, which a resume would not mend.
-            raise InputError(str(error)) from error
+        described["conditional"] = folder.can_create()
+        data = json.dumps(described, indent=1, sort_keys=True).encode()
+        folder.put(_plan_name(plan.digest), plan.to_bytes())
+        if described["conditional"]:
+            return folder.create(JOB, data)
+        folder.put(JOB, data)
         return True
 
     @classmethod

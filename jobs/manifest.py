@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.errors import InputError
+from jobs.errors import InputError, StorageError
 from jobs.storage import READ_BLOCK, Options, expand, open_input, stat_input
 from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
 
@@ -125,9 +125,12 @@ class Manifest:
             InputError: no such file, not Parquet, no rows, missing, doubled or forbidden columns, wrong types, files
                 that differ in their columns. The message names file, column and type.
         """
-        urls = expand(pattern, options, suffixes=SUFFIXES)
-        with ThreadPoolExecutor(SCAN_THREADS) as pool:
-            footers = list(pool.map(lambda url: _read_footer(url, options), urls))
+        try:
+            urls = expand(pattern, options, suffixes=SUFFIXES)
+            with ThreadPoolExecutor(SCAN_THREADS) as pool:
+                footers = list(pool.map(lambda url: _read_footer(url, options), urls))
+        except StorageError as error:
+            raise InputError(f"manifest: {error}") from error
         first = footers[0]
         for footer in footers:
             _check_columns(footer)

@@ -506,7 +506,8 @@ def _expand_remote(url: str, options: Options | None) -> _Found:
         # As for local globs, a star matches no hidden file.
         shown = (match for match in fs.glob(path) if not match.rpartition("/")[2].startswith("."))
         return _Found([_url_of(fs, match) for match in shown if fs.isfile(match)], folder=False)
-    return _Found([_url_of(fs, name) for name in fs.find(path) if not name.endswith("/")], folder=True)
+    files = [_url_of(fs, name) for name in fs.find(path) if not name.endswith("/")]
+    return _Found(files, folder=bool(files))  # in an object store a folder is what its objects make of it
 
 
 def _url_of(fs: Any, path: str) -> str:

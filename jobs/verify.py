@@ -15,6 +15,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -312,7 +313,7 @@ def _clips(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
             raise ValueError(f"{clip[0]} has no json")
 
 
-def _check_clip(name: str, at: int, row_id: str, clip: bytes, entry: dict[str, object]) -> Iterator[Finding]:
+def _check_clip(name: str, at: int, row_id: str, clip: bytes, entry: dict[str, Any]) -> Iterator[Finding]:
     # Lazily: status and plan need no audio library.
     import soundfile
 
@@ -321,16 +322,17 @@ def _check_clip(name: str, at: int, row_id: str, clip: bytes, entry: dict[str, o
         yield Finding("index", where, f"holds {row_id!r}, the index says {entry['id']!r} in row {entry['row']}")
     if hashlib.sha256(clip).hexdigest() != entry["sha256"]:
         yield Finding("audio", where, f"{row_id!r}: the sha256 of its audio is not the index's")
+    samples: int = entry["samples"]
+    if entry["duration"] != samples / SAMPLE_RATE:
+        yield Finding("index", where, f"{row_id!r}: {samples} samples, but a duration of {entry['duration']} s")
     try:
         wave, rate = soundfile.read(io.BytesIO(clip), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         yield Finding("audio", where, f"{row_id!r} does not decode: {error}")
         return
-    if rate != SAMPLE_RATE or wave.shape != (entry["samples"], 1):
+    if rate != SAMPLE_RATE or wave.shape != (samples, 1):
         stored = f"{wave.shape[0]} samples of {wave.shape[1]} channels at {rate} Hz"
-        yield Finding("length", where, f"{row_id!r}: {stored}, the index says {entry['samples']} at {SAMPLE_RATE} Hz")
-    if entry["duration"] != wave.shape[0] / SAMPLE_RATE:
-        yield Finding("index", where, f"{row_id!r}: {wave.shape[0]} samples, duration {entry['duration']} s")
+        yield Finding("length", where, f"{row_id!r}: {stored}, the index says {samples} at {SAMPLE_RATE} Hz")
 
 
 def _match_rows(

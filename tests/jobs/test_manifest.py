@@ -200,6 +200,18 @@ def test_what_is_no_parquet_is_bad_input(tmp_path: Path) -> None:
         Manifest.scan(write(tmp_path / "none.parquet", table_of(["a"]).slice(0, 0)))
 
 
+def test_a_manifest_that_may_not_be_read_is_bad_input(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"no such file: s3://.*/m\.parquet"):
+        Manifest.scan(f"{s3}/m.parquet")
+    with pytest.raises(InputError, match=r"a storage option is not accepted.*nonsense"):
+        Manifest.scan(f"{s3}/m.parquet", {"nonsense": 1})
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    with pytest.raises(InputError, match=r"manifest: cannot look at s3://.*/m\.parquet: Could not connect"):
+        Manifest.scan(
+            f"{s3}/m.parquet", {"skip_instance_cache": True, "config_kwargs": {"retries": {"max_attempts": 0}}}
+        )
+
+
 def test_a_file_that_changed_after_planning_is_not_read(tmp_path: Path) -> None:
     url = write(tmp_path / "m.parquet", table_of(["a", "b"]))
     manifest = Manifest.scan(url)

@@ -1,0 +1,95 @@
+"""What an output says about its job, before, while and after it runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from jobs.errors import InputError
+from jobs.finish import Tally
+from jobs.lease import Timing, is_live, read_lease
+from jobs.records import CommitRecord
+from jobs.status import status
+from tests.jobs.made_job import make, make_all, start, write_manifest
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> str:
+    return write_manifest(tmp_path / "in" / "manifest.parquet")
+
+
+def test_a_job_from_its_start_to_its_end(place: str, manifest: str) -> None:
+    ledger = start(place, manifest)
+    begun = status(place)
+    assert (begun.state, begun.shards_done, begun.shards_total, begun.rows_total) == ("stopped", 0, 4, 14)
+    assert (begun.rows_done, begun.rows_failed, begun.audio_seconds, begun.speed) == (0, 0, 0.0, 0.0)
+    assert begun.eta_seconds is None
+
+    with ledger.lease():
+        make(ledger, 0)
+        make(ledger, 1)
+        running = status(place)
+        assert (running.state, running.shards_done, running.rows_done, running.rows_failed) == ("running", 2, 7, 1)
+        assert running.audio_seconds > 0
+        assert running.speed > 0
+        # 6 rows are left, of the mean length of the 8 so far.
+        assert running.eta_seconds == pytest.approx(6 / 8 * running.audio_seconds / running.speed)
+    assert status(place).state == "stopped"
+
+    make_all(ledger)
+    before = status(place)
+    assert (before.state, before.shards_done) == ("stopped", 4)  # all is made, but it is not finished
+    ledger.finalise()
+    finished = status(place)
+    assert (finished.state, finished.rows_done, finished.rows_failed, finished.eta_seconds) == ("finished", 12, 2, 0.0)
+    assert finished.audio_seconds == before.audio_seconds
+    assert finished.speed == pytest.approx(before.speed)
+
+
+def test_the_keys_are_those_of_the_contract(tmp_path: Path, manifest: str) -> None:
+    start(str(tmp_path / "out"), manifest)
+    values = json.loads(json.dumps(status(str(tmp_path / "out")).as_dict()))
+    assert list(values) == [
+        *("state", "shards_total", "shards_done", "rows_total", "rows_done", "rows_failed"),
+        *("audio_seconds", "speed", "eta_seconds"),
+    ]
+
+
+def test_an_output_without_a_job_is_bad_input(place: str) -> None:
+    with pytest.raises(InputError, match="no job was begun here"):
+        status(place)
+
+
+def test_a_run_that_is_silent_for_half_a_minute_counts_as_stopped(tmp_path: Path, manifest: str) -> None:
+    ledger = start(str(tmp_path / "out"), manifest)
+    with ledger.lease(timing=Timing(beat=1e6)) as lease:
+        state = read_lease(ledger.folder)
+        assert is_live(state, Timing(wall=lambda: lease.state.beat_at + 29))
+        assert not is_live(state, Timing(wall=lambda: lease.state.beat_at + 31))
+        late = status(ledger.folder.url, timing=Timing(wall=lambda: lease.state.beat_at + 31))
+        assert late.state == "stopped"
+
+
+@pytest.mark.parametrize(
+    ("times", "busy"),
+    [
+        ([(0, 10)], 10),
+        ([(0, 10), (0, 10)], 10),  # two workers at once
+        ([(0, 10), (5, 15), (20, 22)], 17),  # a pause between two runs does not count
+        ([(20, 22), (0, 30), (5, 6)], 30),
+    ],
+)
+def test_speed_is_audio_per_second_in_which_something_was_in_work(times: list[tuple[int, int]], busy: int) -> None:
+    tally = Tally()
+    records = [
+        CommitRecord(
+            shard=n, attempt="a", plan="p", rows=1, rows_done=1, rows_failed=0, samples=24_000 * 60,
+            started_at=1e9 + start, finished_at=1e9 + end, audio=None, index=None, failures=None,
+        )
+        for n, (start, end) in enumerate(times)
+    ]  # fmt: skip
+    assert list(tally.counting(records)) == records
+    assert tally.speed == pytest.approx(60 * len(times) / busy)
+    assert tally.shards == len(times)
