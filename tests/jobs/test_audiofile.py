@@ -1,0 +1,87 @@
+"""Audio files in and out."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import soundfile
+
+from jobs.audiofile import READABLE_SUFFIXES, UnreadableAudio, encode, read_audio
+
+
+def _file(samples: np.ndarray, rate: int, kind: str, subtype: str) -> io.BytesIO:
+    file = io.BytesIO()
+    soundfile.write(file, samples, rate, format=kind, subtype=subtype)
+    file.seek(0)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("kind", "subtype", "tolerance"),
+    [
+        ("WAV", "PCM_U8", 2e-2),
+        ("WAV", "PCM_16", 1e-4),
+        ("WAV", "PCM_24", 1e-6),
+        ("WAV", "FLOAT", 0),
+        ("WAV", "DOUBLE", 1e-7),
+        ("FLAC", "PCM_24", 1e-6),
+        ("AIFF", "PCM_16", 1e-4),
+        ("AU", "ULAW", 5e-2),
+        ("OGG", "VORBIS", 0.3),
+        ("MP3", "MPEG_LAYER_III", 0.3),
+    ],
+)
+@pytest.mark.parametrize("rate", [8_000, 44_100])
+def test_every_width_and_container_reads_as_float32(kind: str, subtype: str, tolerance: float, rate: int) -> None:
+    wave = (0.5 * np.sin(np.arange(rate) / 20)).astype(np.float32)
+    samples, found = read_audio(_file(wave, rate, kind, subtype))
+    assert samples.dtype == np.float32
+    assert found == rate
+    assert len(samples) >= len(wave)
+    assert np.abs(samples[: len(wave)] - wave).max() <= tolerance
+
+
+def test_stereo_becomes_the_mean_and_not_the_left_channel() -> None:
+    stereo = np.stack([np.full(100, 0.5), np.full(100, -0.25)], axis=1)
+    samples, _ = read_audio(_file(stereo, 24_000, "WAV", "FLOAT"))
+    np.testing.assert_allclose(samples, 0.125)
+
+
+def test_a_long_clip_is_cut_before_it_fills_the_memory() -> None:
+    samples, _ = read_audio(_file(np.zeros(80_000), 8_000, "WAV", "PCM_16"), seconds=2.5)
+    assert len(samples) == 20_000
+
+
+@pytest.mark.parametrize("data", [b"", b"RIFF", b"not audio at all" * 100, b"\0" * 5000])
+def test_what_is_no_audio_says_so_and_does_not_crash(data: bytes) -> None:
+    with pytest.raises(UnreadableAudio, match="libsndfile"):
+        read_audio(io.BytesIO(data))
+
+
+@pytest.mark.parametrize("audio", ["flac", "wav"])
+def test_stored_samples_are_rounded_and_clipped_and_nothing_wraps(audio: str) -> None:
+    steps = np.array([0, 1, -1, 32767, -32768, 100.4, 100.6, -100.6, 40_000, -40_000, 1e9])
+    pcm, rate = soundfile.read(io.BytesIO(encode((steps / 2**15).astype(np.float32), audio)), dtype="int16")
+    assert rate == 24_000
+    assert pcm.tolist() == [0, 1, -1, 32767, -32768, 100, 101, -101, 32767, -32768, 32767]
+
+
+@pytest.mark.parametrize("audio", ["flac", "wav"])
+def test_equal_samples_give_equal_bytes(audio: str) -> None:
+    wave = np.random.default_rng(0).uniform(-1, 1, 10_000).astype(np.float32)
+    assert encode(wave, audio) == encode(wave.copy(), audio)
+
+
+def test_nan_is_never_stored_as_some_number() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        encode(np.array([0.0, np.nan], np.float32), "flac")
+    with pytest.raises(ValueError, match="'ogg'"):
+        encode(np.zeros(10, np.float32), "ogg")
+
+
+def test_no_format_of_libsndfile_is_overlooked_in_a_folder() -> None:
+    unlike_their_suffix = {"RAW", "MAT4", "MAT5", "MPC2K", "SDS", "WAVEX"}  # raw has no header; the rest go as others
+    formats = {name.lower() for name in soundfile.available_formats() if name not in unlike_their_suffix}
+    assert formats <= READABLE_SUFFIXES
