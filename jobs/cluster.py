@@ -412,11 +412,11 @@ def plan_share(workers: int | Literal["auto"], gpus_per_worker: float, *, own: b
     """
     have = nodes()
     share = share_of(have, workers, gpus_per_worker)
-    gpus = sum(node.gpus for node in have)
+    cpus, gpus = sum(node.cpus for node in have), sum(node.gpus for node in have)
     if own and workers != "auto" and share.slots(have) < workers:
         raise InputError(
-            f"workers: {workers} with {gpus_per_worker:g} GPUs each do not fit on this machine, which has {gpus:g}; "
-            "give fewer workers, a smaller gpus_per_worker, or engine.device=cpu"
+            f"workers: {workers} with {gpus_per_worker:g} GPUs each do not fit on this machine, which has {cpus:g} "
+            f"CPUs and {gpus:g} GPUs; give fewer workers, a smaller gpus_per_worker, or engine.device=cpu"
         )
     return share
 

@@ -50,7 +50,8 @@ def auto_workers(nodes: Sequence[Node], gpus_per_worker: float) -> int:
 def share_of(nodes: Sequence[Node], workers: int | Literal["auto"], gpus_per_worker: float) -> Share:
     """The largest equal share of CPUs with which all workers have room at once.
 
-    Where they have none whatever the share (too few GPUs), the share is as for as many as there are GPUs for.
+    Where they have none whatever the share, it is as for as many as there are GPUs for, or one CPU: some work, and the
+    others wait for the cluster to grow.
     """
     available = auto_workers(nodes, gpus_per_worker)
     wanted = available if workers == "auto" else min(workers, available) if gpus_per_worker else workers
@@ -58,9 +59,9 @@ def share_of(nodes: Sequence[Node], workers: int | Literal["auto"], gpus_per_wor
     whole = range(min(most, GPU_WORKER_CPUS) if gpus_per_worker else most, 0, -1)
     for cpus in (*whole, *SMALL_SHARES):
         share = Share(cpus=cpus, gpus=gpus_per_worker, threads=_threads(cpus))
-        if share.slots(nodes) >= wanted:
-            break
-    return share
+        if nodes and share.slots(nodes) >= wanted:
+            return share
+    return Share(cpus=1, gpus=gpus_per_worker, threads=1)
 
 
 def _threads(cpus: float) -> int:

@@ -1,0 +1,235 @@
+"""Voice tables, made from real audio files by the tiny model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+from jobs.errors import InputError
+from jobs.storage import Folder
+from jobs.voice_build import BuildReport, VoiceBuild, VoiceMaker
+from jobs.voice_sources import find_sources
+from jobs.voices import ROW_GROUP_VOICES, VoiceTable
+from s3gen import S3GenModel, Voice
+from tests.conftest import speech_like
+
+
+class CountingModel:
+    """The real model, with a count of the clips it has heard."""
+
+    def __init__(self, model: S3GenModel) -> None:
+        self._model = model
+        self.heard = 0
+
+    def voice_fingerprint(self) -> str:
+        return self._model.voice_fingerprint()
+
+    def embed_ref(self, wav: torch.Tensor, rate: int) -> dict[str, torch.Tensor]:
+        self.heard += 1
+        return self._model.embed_ref(wav, rate)
+
+
+def _clip(path: Path, seconds: float = 0.6, rate: int = 16_000, seed: int = 0, **options: str) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, speech_like(seconds, rate, seed=seed).numpy(), rate, **options)
+    return path
+
+
+def _build(
+    model: S3GenModel | CountingModel,
+    clips: Path,
+    out: Path,
+    *,
+    append: bool = False,
+    max_seconds: float | None = None,
+    parts: int | None = None,
+) -> BuildReport | None:
+    """One build; with `parts` it stops, as if killed, after so many of them."""
+    sources, failures = find_sources(str(clips))
+    build = VoiceBuild(
+        str(out), None, voice_fingerprint=model.voice_fingerprint(), max_seconds=max_seconds, append=append
+    )
+    maker = VoiceMaker(model, Folder(build.parts_url), max_seconds=build.max_seconds)  # type: ignore[arg-type]
+    reports = [maker.run(part) for part in build.parts(sources)[:parts]]
+    return build.finish(reports, failures) if parts is None else None
+
+
+@pytest.fixture
+def clips(tmp_path: Path) -> Path:
+    folder = tmp_path / "clips"
+    for seed, name in enumerate(["b", "a", "sub/c.d", "ä"]):
+        _clip(folder / f"{name}.wav", seed=seed)
+    return folder
+
+
+def test_a_voice_from_the_table_is_the_voice_of_its_clip(tiny_model: S3GenModel, clips: Path, tmp_path: Path) -> None:
+    report = _build(tiny_model, clips, tmp_path / "v.parquet")
+    assert report is not None
+    assert (report.voices, report.total, report.failures) == (4, 4, [])
+    table = VoiceTable.open(str(tmp_path / "v.parquet"))
+    table.check_model(tiny_model.voice_fingerprint())
+    for name in ["a", "sub/c.d", "ä"]:
+        wav, rate = soundfile.read(clips / f"{name}.wav", dtype="float32")
+        want, got = Voice.from_ref(tiny_model.embed_ref(torch.from_numpy(wav), rate)), table.get(name)
+        assert got is not None
+        assert torch.equal(got.prompt_token, want.prompt_token)
+        assert torch.equal(got.prompt_feat, want.prompt_feat)
+        assert torch.equal(got.embedding, want.embedding)
+    assert [table.get(name) for name in ("", "aa", "zz", "A")] == [None] * 4
+
+
+def test_bad_clips_are_reported_with_their_reason_and_the_others_proceed(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path
+) -> None:
+    noise = np.random.default_rng(0).uniform(-0.3, 0.3, 24_000)
+    broken = noise.copy()
+    broken[12_000] = np.nan
+    soundfile.write(clips / "nan.wav", broken, 24_000, subtype="FLOAT")
+    soundfile.write(clips / "silent.flac", noise * 1e-4, 24_000)
+    soundfile.write(clips / "short.ogg", noise[:11_999], 24_000)
+    (clips / "text.wav").write_text("not audio")
+    soundfile.write(clips / "long.flac", np.tile(noise[:, None], (3, 2)), 8_000, subtype="PCM_24")
+    report = _build(tiny_model, clips, tmp_path / "v.parquet", max_seconds=2.0)
+    assert report is not None
+    found = {failure.voice_id: failure.error for failure in report.failures}
+    assert found == {"nan": "not_finite", "silent": "silent", "short": "too_short", "text": "unreadable"}
+    assert pq.read_table(report.failures_url).column("voice_id").to_pylist() == sorted(found)
+    rows = {row["voice_id"]: row for row in pq.read_table(tmp_path / "v.parquet").to_pylist()}
+    assert list(rows) == ["a", "b", "long", "sub/c.d", "ä"]
+    assert (rows["long"]["duration"], rows["long"]["sample_rate"]) == (2.0, 8_000)
+    assert rows["long"]["frames"] == 2 * rows["long"]["tokens"] == 100
+    assert not (tmp_path / "v.parquet.parts").exists()
+
+
+def test_a_build_that_was_killed_does_not_hear_the_same_clips_again(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.voice_build.PART_VOICES", 2)
+    out, undisturbed = tmp_path / "v.parquet", tmp_path / "w.parquet"
+    model = CountingModel(tiny_model)
+    _build(model, clips, out, parts=1)
+    assert model.heard == 2
+    assert not out.exists()
+    _build(model, clips, out)
+    assert model.heard == 4
+    _build(tiny_model, clips, undisturbed)
+    assert out.read_bytes() == undisturbed.read_bytes()
+
+
+def test_a_clip_that_changed_since_the_kill_is_heard_again(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.voice_build.PART_VOICES", 2)
+    model = CountingModel(tiny_model)
+    _build(model, clips, tmp_path / "v.parquet", parts=1)
+    _clip(clips / "a.wav", seed=99)
+    _build(model, clips, tmp_path / "v.parquet")
+    assert model.heard == 2 + 4
+
+
+def test_append_adds_and_skips_and_never_replaces(tiny_model: S3GenModel, clips: Path, tmp_path: Path) -> None:
+    out = tmp_path / "v.parquet"
+    _build(tiny_model, clips, out, max_seconds=5.0)
+    before = VoiceTable.open(str(out))
+    old = before.get("a")
+    _clip(clips / "aa.wav", seed=7)
+    _clip(clips / "a.wav", seed=8)
+    model = CountingModel(tiny_model)
+    report = _build(model, clips, out, append=True)
+    assert report is not None
+    assert model.heard == 1
+    assert (report.voices, report.kept, report.total) == (1, 3, 5)
+    assert [(f.voice_id, f.error) for f in report.failures] == [("a", "voice_exists")]
+    after = VoiceTable.open(str(out))
+    assert after.max_seconds == 5.0
+    assert after.digest != before.digest
+    assert pq.read_table(out).column("voice_id").to_pylist() == ["a", "aa", "b", "sub/c.d", "ä"]
+    got = after.get("a")
+    assert got is not None
+    assert old is not None
+    assert torch.equal(got.prompt_feat, old.prompt_feat)
+
+
+def test_append_to_the_table_of_another_model_is_refused(tiny_model: S3GenModel, clips: Path, tmp_path: Path) -> None:
+    _build(tiny_model, clips, tmp_path / "v.parquet")
+    with pytest.raises(InputError, match="another tokenizer"):
+        VoiceBuild(str(tmp_path / "v.parquet"), None, voice_fingerprint="other", max_seconds=None, append=True)
+    with pytest.raises(InputError, match="cut at 10 s"):
+        VoiceBuild(
+            str(tmp_path / "v.parquet"),
+            None,
+            voice_fingerprint=tiny_model.voice_fingerprint(),
+            max_seconds=3,
+            append=True,
+        )
+
+
+def test_a_job_refuses_the_table_of_another_model(tiny_model: S3GenModel, clips: Path, tmp_path: Path) -> None:
+    _build(tiny_model, clips, tmp_path / "v.parquet")
+    with pytest.raises(InputError, match="make the table anew"):
+        VoiceTable.open(str(tmp_path / "v.parquet")).check_model("0" * 64)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"PAR1 but not really PAR1", "parquet"])
+def test_what_is_no_voice_table_is_refused_by_name(tmp_path: Path, content: bytes | str | None) -> None:
+    path = tmp_path / "v.parquet"
+    if content == "parquet":
+        pq.write_table(pa.table({"voice_id": ["a"]}), path)
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    with pytest.raises(InputError, match=r"v\.parquet.*s3gen voices"):
+        VoiceTable.open(str(path))
+
+
+@pytest.fixture
+def large(tiny_model: S3GenModel, tmp_path: Path) -> Path:
+    """A table of 200 voices, all of one clip."""
+    clip = _clip(tmp_path / "clip.wav")
+    names = [f"v{number:03d}" for number in range(0, 400, 2)]
+    lines = ["voice_id,path", *(f"{name},{clip}" for name in names)]
+    (tmp_path / "list.csv").write_text("\n".join(lines))
+    ref = tiny_model.embed_ref(*_heard(clip))
+
+    class Once(CountingModel):
+        def embed_ref(self, wav: torch.Tensor, rate: int) -> dict[str, torch.Tensor]:
+            return ref
+
+    _build(Once(tiny_model), tmp_path / "list.csv", tmp_path / "large.parquet")
+    return tmp_path / "large.parquet"
+
+
+def _heard(clip: Path) -> tuple[torch.Tensor, int]:
+    wav, rate = soundfile.read(clip, dtype="float32")
+    return torch.from_numpy(wav), rate
+
+
+def test_every_voice_of_a_large_table_is_found_and_no_other(large: Path) -> None:
+    table = VoiceTable.open(str(large))
+    assert table.voices == 200
+    found = table.get_many(f"v{number:03d}" for number in range(-2, 403))
+    assert sorted(found) == [f"v{number:03d}" for number in range(0, 400, 2)]
+
+
+def test_a_few_voices_of_a_large_table_cost_a_few_row_groups(large: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = VoiceTable.open(str(large), cached_voices=3)
+    read: list[int] = []
+    original = table._read
+
+    def counting(group: int, wanted: list[str]) -> dict[str, Voice]:
+        read.append(group)
+        return original(group, wanted)
+
+    monkeypatch.setattr(table, "_read", counting)
+    table.get_many(["v000", "v002", "v398", "v030", "nobody"])
+    assert read == [0, 200 // ROW_GROUP_VOICES]
+    assert len(table._cache) == 3
+    table.get("v398")
+    assert len(read) == 2
+    table.get("v000")
+    assert len(read) == 3
