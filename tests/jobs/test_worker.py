@@ -1,0 +1,367 @@
+"""One shard in, one committed shard out, without Ray: the real model, or the real model with a fault."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+import torch
+
+from jobs.config import config_from
+from jobs.errors import InputError, StorageError, StorageUnknown
+from jobs.ledger import Ledger
+from jobs.manifest import Manifest, derived_seed
+from jobs.plan import make_plan
+from jobs.schedule import BrokenWorker
+from jobs.storage import Folder
+from jobs.voices import VoiceTable
+from jobs.worker import ShardReport, Worker, fingerprints
+from s3gen import S3GenModel
+from s3gen.constants import SAMPLES_PER_TOKEN
+from tests.jobs.inputs import build_table, good_rows, write_clips, write_manifest
+
+
+class FaultyModel:
+    """The real model behind a fault: called with the token rows of each batch, to raise or to spoil the waves."""
+
+    def __init__(self, model: S3GenModel, fault: Callable[[list[list[int]], list[torch.Tensor]], None]) -> None:
+        self._model, self._fault = model, fault
+        self.device = model.device
+        self.batches: list[int] = []
+
+    def synthesize(self, tokens: Sequence[torch.Tensor], *args: Any, **kwargs: Any) -> list[torch.Tensor]:
+        self.batches.append(len(tokens))
+        waves = [torch.zeros(SAMPLES_PER_TOKEN * len(row)) for row in tokens]
+        self._fault([row.tolist() for row in tokens], waves)
+        return waves
+
+
+@pytest.fixture(scope="module")
+def table(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("voices")
+    write_clips(folder / "clips")
+    return build_table(tiny_model, folder / "clips", folder / "voices.parquet")
+
+
+def _ledger(model: S3GenModel, table: Path, tmp_path: Path, columns: dict[str, Any], **config: Any) -> Ledger:
+    manifest = write_manifest(tmp_path / "manifest.parquet", columns)
+    output = tmp_path / f"out{len(list(tmp_path.iterdir()))}"
+    values = {
+        "model": "random:tiny",
+        "manifest": str(manifest),
+        "voices": str(table),
+        "output": str(output),
+        "shard_rows": 100,
+        **config,
+    }
+    job_config = config_from(values)
+    job = {
+        "config": job_config.frozen(),
+        "fingerprints": fingerprints(model, VoiceTable.open(str(table))),
+        "versions": {},
+        "limit": None,
+    }
+    return Ledger.start(Folder(str(output)), job, make_plan(Manifest.scan(str(manifest)), job_config.shard_rows))
+
+
+def _run(ledger: Ledger, model: Any, table: Path, max_frames: int = 8192) -> ShardReport:
+    return Worker(ledger, model, VoiceTable.open(str(table)), max_frames=max_frames).run(0)
+
+
+def _files(ledger: Ledger, prefix: str = "") -> list[str]:
+    return [name for name in ledger.folder.list(prefix) if not name.startswith(("job.json", "ledger/plan"))]
+
+
+def _audio(ledger: Ledger) -> list[dict[str, Any]]:
+    (name,) = ledger.folder.list("audio/")
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(ledger.folder.read(name))).to_pylist()
+    return rows
+
+
+def _failures(ledger: Ledger) -> list[dict[str, Any]]:
+    (name,) = ledger.folder.list("ledger/failures/")
+    rows: list[dict[str, Any]] = pq.read_table(io.BytesIO(ledger.folder.read(name))).to_pylist()
+    return rows
+
+
+def _bad_and_good() -> dict[str, Any]:
+    columns = good_rows(12)
+    columns["text"] = [f"text {i}" for i in range(12)]
+    columns["tokens"][1] = [6561, *columns["tokens"][1], 6562]
+    columns["tokens"][2] = []
+    columns["tokens"][3] = None
+    columns["tokens"][4] = [1, 7000]
+    columns["voice_id"][5] = "nobody"
+    columns["voice_id"][6] = None
+    columns["id"][7] = None
+    columns["id"][9] = columns["id"][8]
+    columns["tokens"][10] = [5] * 31
+    return columns
+
+
+BAD = {
+    2: "empty_tokens",
+    3: "null_tokens",
+    4: "token_out_of_range",
+    5: "unknown_voice",
+    6: "null_voice_id",
+    7: "null_id",
+    9: "duplicate_id",
+    10: "too_long",
+}
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_good_rows_are_made_and_bad_rows_fail_with_their_reason(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, kind: str
+) -> None:
+    columns = _bad_and_good()
+    ledger = _ledger(tiny_model, table, tmp_path, columns, format=kind, max_tokens=30)
+    report = _run(ledger, tiny_model, table)
+    assert (report.rows_done, report.rows_failed, report.counted) == (4, 8, True)
+    failures = _failures(ledger)
+    assert [(row["row"], row["error"]) for row in failures] == sorted(BAD.items())
+    assert [row["text"] for row in failures] == [columns["text"][row] for row in BAD]
+    assert {row["manifest"] for row in failures} == {str(tmp_path / "manifest.parquet")}
+
+    (record,) = ledger.records()
+    assert record.index is not None
+    index = pq.read_table(io.BytesIO(ledger.folder.read(record.index.name))).to_pylist()
+    good = [row for row in range(12) if row not in BAD]
+    assert [(row["id"], row["row"]) for row in index] == [(columns["id"][row], n) for n, row in enumerate(good)]
+    clips = _tar_clips(ledger) if kind == "webdataset" else [row["audio"]["bytes"] for row in _audio(ledger)]
+    for row, clip, number in zip(index, clips, good, strict=True):
+        tokens = [token for token in columns["tokens"][number] if token < 6561]
+        assert row["samples"] == SAMPLES_PER_TOKEN * len(tokens) == soundfile.info(io.BytesIO(clip)).frames
+        assert row["sha256"] == hashlib.sha256(clip).hexdigest()
+
+
+def _tar_clips(ledger: Ledger) -> list[bytes]:
+    (name,) = ledger.folder.list("audio/")
+    with tarfile.open(fileobj=io.BytesIO(ledger.folder.read(name))) as tar:
+        return [tar.extractfile(m).read() for m in tar if m.name.endswith(".flac")]  # type: ignore[union-attr]
+
+
+def test_the_audio_of_a_row_is_what_synthesize_makes_of_it_alone(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    columns = good_rows(6)
+    columns["seed"] = [7, None, -1, None, 2**40, 0]
+    ledger = _ledger(tiny_model, table, tmp_path, columns, audio="wav", seed=3, keep_inputs=True)
+    _run(ledger, tiny_model, table)
+    voices = VoiceTable.open(str(table))
+    for row, given in zip(_audio(ledger), columns["seed"], strict=True):
+        seed = derived_seed(3, row["id"]) if given is None else given
+        voice = voices.get(row["voice_id"])
+        assert voice is not None
+        (want,) = tiny_model.synthesize([torch.tensor(row["tokens"])], [voice], [seed])
+        got, _ = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
+        assert len(got) == len(want)
+        np.testing.assert_allclose(got, want.numpy(), atol=2e-3)
+        assert row["seed"] == given
+
+
+def test_the_same_shard_has_the_same_bytes_and_another_seed_has_not(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    contents = []
+    for seed in (1, 1, 2):
+        ledger = _ledger(tiny_model, table, tmp_path, good_rows(6), seed=seed)
+        _run(ledger, tiny_model, table)
+        contents.append(ledger.folder.read(ledger.folder.list("audio/")[0]))
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_prompt_seconds_reach_the_model(tiny_model: S3GenModel, table: Path, tmp_path: Path) -> None:
+    prompts: list[int] = []
+
+    class Listening(FaultyModel):
+        def synthesize(self, tokens: Sequence[torch.Tensor], voices: Any, *args: Any, **kwargs: Any) -> Any:
+            prompts.extend(len(voice.prompt_token) for voice in voices)
+            assert kwargs == {"n_cfm_timesteps": 3, "start_fade": False}
+            return super().synthesize(tokens)
+
+    engine = {"prompt_seconds": 0.2, "n_cfm_timesteps": 3}
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(6), engine=engine, start_fade=False)
+    _run(ledger, Listening(tiny_model, lambda tokens, waves: None), table)
+    assert prompts == [5] * 6
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+        torch.AcceleratorError("CUDA error: out of memory"),
+    ],
+)
+def test_out_of_memory_splits_the_batch_and_loses_no_row(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, error: Exception
+) -> None:
+    def too_large(tokens: list[list[int]], waves: list[torch.Tensor]) -> None:
+        if len(tokens) > 3:
+            raise error
+
+    model = FaultyModel(tiny_model, too_large)
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(10))
+    assert _run(ledger, model, table).rows_done == 10
+    assert model.batches[0] == 10
+    assert sum(size for size in model.batches if size <= 3) == 10
+
+
+def test_a_row_that_never_fits_fails_alone(tiny_model: S3GenModel, table: Path, tmp_path: Path) -> None:
+    def fault(tokens: list[list[int]], waves: list[torch.Tensor]) -> None:
+        if any(len(row) == 40 for row in tokens):
+            raise MemoryError("40 tokens")
+
+    columns = good_rows(8)
+    columns["tokens"][3] = [1] * 40
+    ledger = _ledger(tiny_model, table, tmp_path, columns)
+    assert _run(ledger, FaultyModel(tiny_model, fault), table).rows_done == 7
+    assert [(row["id"], row["error"]) for row in _failures(ledger)] == [("row-0003", "out_of_memory")]
+
+
+def test_a_row_that_makes_the_model_raise_is_isolated_from_its_neighbours(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    def fault(tokens: list[list[int]], waves: list[torch.Tensor]) -> None:
+        if any(4242 in row for row in tokens):
+            raise RuntimeError("unlucky\nnumber")
+
+    columns = good_rows(16)
+    columns["tokens"] = [[1, 2, 3] for _ in range(16)]
+    columns["tokens"][5] = columns["tokens"][11] = [4242]
+    model = FaultyModel(tiny_model, fault)
+    ledger = _ledger(tiny_model, table, tmp_path, columns)
+    assert _run(ledger, model, table).rows_done == 14
+    failures = _failures(ledger)
+    assert [(row["id"], row["error"]) for row in failures] == [
+        ("row-0005", "synthesis_error"),
+        ("row-0011", "synthesis_error"),
+    ]
+    assert failures[0]["message"] == "RuntimeError: unlucky number"
+    assert len(model.batches) < 16
+
+
+def test_nan_and_a_wrong_length_fail_the_row_and_are_never_stored(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    def spoil(tokens: list[list[int]], waves: list[torch.Tensor]) -> None:
+        for number, row in enumerate(tokens):
+            if row == [1]:
+                waves[number][100] = float("nan")
+            if row == [2]:
+                waves[number] = waves[number][:-1]
+
+    columns = good_rows(5)
+    columns["tokens"] = [[1], [3, 4], [2], [5], [6]]
+    ledger = _ledger(tiny_model, table, tmp_path, columns)
+    assert _run(ledger, FaultyModel(tiny_model, spoil), table).rows_done == 3
+    assert {row["id"]: row["error"] for row in _failures(ledger)} == {
+        "row-0000": "not_finite",
+        "row-0002": "wrong_length",
+    }
+
+
+def test_a_poisoned_device_blames_no_row(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fault(tokens: list[list[int]], waves: list[torch.Tensor]) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(4))
+    with pytest.raises(BrokenWorker, match="device-side assert"):
+        _run(ledger, FaultyModel(tiny_model, fault), table)
+    assert _files(ledger) == []
+    assert os.listdir(scratch) == []
+
+
+def test_a_shard_without_one_good_row_is_committed_without_audio(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    columns = good_rows(3)
+    columns["voice_id"] = ["nobody"] * 3
+    ledger = _ledger(tiny_model, table, tmp_path, columns)
+    report = _run(ledger, tiny_model, table)
+    assert (report.rows_done, report.rows_failed, report.samples) == (0, 3, 0)
+    assert _files(ledger, "audio/") == []
+    assert ledger.finalise().rows_failed == 3
+
+
+@pytest.mark.parametrize("where", ["audio/", "ledger/index/", "ledger/commits/"])
+def test_a_write_that_surely_failed_leaves_nothing(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(3))
+    _fail_writes(ledger, monkeypatch, where, StorageError("no space"))
+    with pytest.raises(StorageError, match="no space"):
+        _run(ledger, tiny_model, table)
+    monkeypatch.undo()
+    assert _files(ledger) == []
+    assert _run(ledger, tiny_model, table).counted
+
+
+def test_a_commit_of_unknown_outcome_deletes_nothing(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(3))
+    _fail_writes(ledger, monkeypatch, "ledger/commits/", StorageUnknown("timed out"))
+    with pytest.raises(StorageUnknown):
+        _run(ledger, tiny_model, table)
+    assert [name.split("/")[0] for name in _files(ledger)] == ["audio", "ledger"]
+
+
+def _fail_writes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception) -> None:
+    for method in ("upload", "put", "create"):
+        original = getattr(ledger.folder, method)
+
+        def failing(name: str, *args: Any, original: Callable[..., Any] = original) -> Any:
+            if name.startswith(where):
+                raise error
+            return original(name, *args)
+
+        monkeypatch.setattr(ledger.folder, method, failing)
+
+
+def test_a_second_try_of_a_committed_shard_changes_nothing(tiny_model: S3GenModel, table: Path, tmp_path: Path) -> None:
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(3))
+    assert _run(ledger, tiny_model, table).counted
+    before = {name: ledger.folder.read(name) for name in _files(ledger)}
+    assert not _run(ledger, tiny_model, table).counted
+    assert {name: ledger.folder.read(name) for name in _files(ledger)} == before
+
+
+def test_a_worker_refuses_another_model_than_the_jobs(tiny_model: S3GenModel, table: Path, tmp_path: Path) -> None:
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(3))
+    job = json.loads(ledger.folder.read("job.json"))
+    job["fingerprints"]["model"] = "0" * 64
+    ledger.folder.put("job.json", json.dumps(job).encode())
+    with pytest.raises(InputError, match="model"):
+        Worker.open(output=ledger.folder.url, options={}, max_frames="auto", threads=torch.get_num_threads())
+
+
+def test_the_frame_budget_cuts_batches_and_leaves_the_audio(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    waves = []
+    for max_frames in (1, 8192):
+        ledger = _ledger(tiny_model, table, tmp_path, good_rows(6), audio="wav")
+        _run(ledger, tiny_model, table, max_frames)
+        clips = [row["audio"]["bytes"] for row in _audio(ledger)]
+        waves.append([soundfile.read(io.BytesIO(clip), dtype="float32")[0] for clip in clips])
+    for alone, batched in zip(*waves, strict=True):
+        np.testing.assert_allclose(alone, batched, atol=2e-3)
