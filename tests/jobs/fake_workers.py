@@ -1,0 +1,93 @@
+"""Workers with a fault, for the tests of the crew; Ray's processes import them from here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from jobs.schedule import BrokenWorker
+
+
+class Doubler:
+    """Does its work."""
+
+    def run(self, task: int) -> int:
+        return 2 * task
+
+
+class Placed:
+    """Tells where it is, once all workers are there."""
+
+    def __init__(self, together: int, folder: str) -> None:
+        self._together, self._folder = together, Path(folder)
+        (self._folder / str(os.getpid())).touch()
+
+    def run(self, task: int) -> dict[str, Any]:
+        while len(list(self._folder.iterdir())) < self._together:
+            time.sleep(0.02)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        return {"pid": os.getpid(), "gpus": [int(gpu) for gpu in ray.get_gpu_ids()], "visible": visible}
+
+
+class Faulty:
+    """Does what the file of a task's number says, and deletes the file first when it says so only once."""
+
+    def __init__(self, folder: str) -> None:
+        self._folder = Path(folder)
+
+    def run(self, task: int) -> tuple[int, int]:
+        for once in (True, False):
+            path = self._folder / f"{task}-{'once' if once else 'always'}"
+            if path.exists():
+                fault = path.read_text()
+                if once:
+                    path.unlink()
+                self._fail(fault)
+        return task, os.getpid()
+
+    def _fail(self, fault: str) -> None:
+        if fault == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if fault == "exit":
+            os._exit(1)
+        if fault == "broken":
+            raise BrokenWorker("poisoned")
+        raise ValueError(f"the fault is {fault}")
+
+
+class Unstartable:
+    """Fails while it is made: a number of times, or for ever."""
+
+    def __init__(self, folder: str, times: int, fault: str) -> None:
+        tries = len(list(Path(folder).iterdir()))
+        (Path(folder) / f"try-{tries}-{os.getpid()}").touch()
+        if tries < times:
+            if fault == "kill":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise ValueError(f"no model here, try {tries}")
+
+    def run(self, task: int) -> int:
+        return task
+
+
+class Sleeper:
+    """Takes its time over each task."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+
+    def run(self, task: int) -> int:
+        time.sleep(self._seconds)
+        return task
+
+
+class Environment:
+    """Tells a variable of its process."""
+
+    def run(self, task: str) -> str | None:
+        return os.environ.get(task)

@@ -1,0 +1,154 @@
+"""What only a real Ray shows: actors that die, that cannot start, that are pinned to GPUs. One Ray for all of it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from jobs import cluster
+from jobs.cluster import Crew, Recipe, Stop, connected, explain, plan_share
+from jobs.errors import InputError, JobError, StorageError
+from jobs.placement import Share
+from jobs.schedule import Schedule
+from tests.jobs.ray_session import local_ray
+
+__all__ = ["local_ray"]
+
+FAKES = "tests.jobs.fake_workers"
+SMALL = Share(cpus=0.5, gpus=0, threads=1)
+
+
+pytestmark = pytest.mark.usefixtures("local_ray")
+
+
+def _work(
+    name: str,
+    tasks: int,
+    *,
+    workers: int = 1,
+    share: Share = SMALL,
+    should_stop: Any = lambda: False,
+    payload: Any = lambda task: task,
+    **arguments: Any,
+) -> tuple[dict[int, Any], Schedule]:
+    reports: dict[int, Any] = {}
+    schedule = Schedule(range(tasks))
+    crew = Crew(Recipe(make=f"{FAKES}:{name}", arguments=arguments), workers=workers, share=share, payload=payload)
+    crew.work(schedule, reports.__setitem__, should_stop)
+    return reports, schedule
+
+
+def test_every_task_is_done_once_and_the_actors_are_gone() -> None:
+    reports, _ = _work("Doubler", 20, workers=2)
+    assert reports == {task: 2 * task for task in range(20)}
+    until = time.monotonic() + 20
+    while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < until:
+        time.sleep(0.1)
+    assert ray.available_resources()["CPU"] == 2
+
+
+@pytest.mark.parametrize(("share", "gpus"), [(1.0, {0, 1}), (0.5, {0})])
+def test_two_workers_have_a_gpu_each_or_share_one(tmp_path: Path, share: float, gpus: set[int]) -> None:
+    have = plan_share(2, share, own=True)
+    assert (have.cpus, have.gpus) == (1, share)
+    reports, _ = _work("Placed", 2, workers=2, share=have, together=2, folder=str(tmp_path))
+    assert len({report["pid"] for report in reports.values()}) == 2
+    assert {gpu for report in reports.values() for gpu in report["gpus"]} == gpus
+    assert {report["visible"] for report in reports.values()} == {str(gpu) for gpu in gpus}
+
+
+def test_more_gpus_than_there_are_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match=r"workers: 5 with 0\.5 GPUs .* has 2 CPUs and 2 GPUs"):
+        plan_share(5, 0.5, own=True)
+
+
+@pytest.mark.parametrize("fault", ["kill", "exit", "broken", "error"])
+def test_a_worker_that_dies_or_raises_costs_a_try_and_nothing_else(
+    tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "1-once").write_text(fault)
+    reports, schedule = _work("Faulty", 4, folder=str(tmp_path))
+    assert sorted(reports) == [0, 1, 2, 3]
+    assert schedule.given_up == {}
+    # A worker that raised goes on; one that is dead, or of no more use, is replaced.
+    assert len({pid for _, pid in reports.values()}) == (1 if fault == "error" else 2)
+    assert "1 failed, try 1" in caplog.text
+
+
+@pytest.mark.parametrize("fault", ["kill", "error"])
+def test_a_poison_task_is_given_up_after_three_tries_and_the_rest_is_done(tmp_path: Path, fault: str) -> None:
+    (tmp_path / "0-always").write_text(fault)
+    reports, schedule = _work("Faulty", 3, workers=2, folder=str(tmp_path))
+    assert sorted(reports) == [1, 2]
+    assert list(schedule.given_up) == [0]
+    assert ("died" if fault == "kill" else "the fault is error") in schedule.given_up[0]
+
+
+def test_a_worker_that_can_never_start_ends_the_run_with_its_first_error(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"no worker can start.* no model here, try 0"):
+        _work("Unstartable", 3, folder=str(tmp_path), times=1000, fault="error")
+    assert len(list(tmp_path.iterdir())) == cluster.START_ERRORS
+
+
+def test_workers_killed_while_they_start_do_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "FIRST_BACKOFF_SECONDS", 0.01)
+    reports, _ = _work("Unstartable", 2, folder=str(tmp_path), times=4, fault="kill")
+    assert sorted(reports) == [0, 1]
+
+
+def test_a_run_that_is_asked_to_stop_drops_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "DRAIN_SECONDS", 1.0)
+    began = time.monotonic()
+    reports, schedule = _work("Sleeper", 5, should_stop=lambda: time.monotonic() - began > 4, seconds=100.0)
+    assert reports == {}
+    assert schedule.in_hand == 1
+    assert time.monotonic() - began < 20
+
+
+def test_a_run_that_is_asked_to_stop_takes_what_is_nearly_done() -> None:
+    reports: dict[int, Any] = {}
+    schedule = Schedule(range(50))
+    crew = Crew(Recipe(make=f"{FAKES}:Sleeper", arguments={"seconds": 0.5}), workers=1, share=SMALL)
+    crew.work(schedule, reports.__setitem__, lambda: len(reports) >= 2)
+    assert 2 <= len(reports) <= 3
+    assert schedule.in_hand == 0
+
+
+def test_credentials_in_the_environment_reach_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Set after Ray began, as on a cluster that somebody else started.
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("UNRELATED_SECRET", "x")
+    names = ["AWS_ENDPOINT_URL", "UNRELATED_SECRET"]
+    reports, _ = _work("Environment", 2, payload=names.__getitem__)
+    assert reports == {0: "http://127.0.0.1:1", 1: None}
+
+
+def test_a_ray_that_is_there_already_is_used_and_left_running() -> None:
+    with connected(None):
+        assert ray.is_initialized()
+    assert ray.is_initialized()
+
+
+def test_ctrl_c_lets_the_shard_in_hand_end_and_twice_does_not() -> None:
+    stop = Stop()
+    with stop.listening():
+        with stop.graceful():
+            os.kill(os.getpid(), signal.SIGINT)
+            assert stop.requested
+            os.kill(os.getpid(), signal.SIGTERM)
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_reasons_are_one_line() -> None:
+    assert explain(ValueError("a\n  b")) == "ValueError: a b"
+    assert explain(StorageError("cannot write")) == "cannot write"
+    assert explain(RuntimeError()) == "RuntimeError"
