@@ -12,6 +12,7 @@ included), S samples, R STFT frames, Q frequency bins.
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -146,7 +147,7 @@ class HiFTNetModel(nn.Module):
         x = zero_padding(x + self.source_resblocks[stage](aligned, mask), mask)
         kernels = len(self.config.resblock_kernel_sizes)
         blocks = self.resblocks[stage * kernels : (stage + 1) * kernels]
-        return zero_padding(sum(block(x, mask) for block in blocks) / kernels, mask)
+        return zero_padding(functools.reduce(torch.add, (block(x, mask) for block in blocks)) / kernels, mask)
 
     def _to_wave(self, spectrum: Tensor, mask: Tensor | None) -> Tensor:
         bins = self.config.istft_n_fft // 2 + 1
@@ -241,7 +242,8 @@ class Snake(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, L) to (B, C, L); zero stays zero."""
         alpha = self.alpha[:, None]
-        return x + torch.sin(x * alpha).square() / (alpha + 1e-9)
+        # In place where it can be: on a CPU these activations take a fifth of the vocoder's time.
+        return torch.addcmul(x, (x * alpha).sin_().square_(), 1 / (alpha + 1e-9))
 
 
 class ResBlock(nn.Module):
