@@ -6,12 +6,20 @@ STAMP := $(VENV)/.installed
 # Of the demonstration: a hub id, a folder, a file, or random:tiny
 MODEL ?= random:tiny
 DEMO := build/demo
+# Of the comparison: another Python that has the reference installed, and arguments of parity.check
+PARITY_PYTHON ?=
+PARITY_ARGS ?=
+PARITY_VENV := .parity/venv
+PARITY_STAMP := $(PARITY_VENV)/.installed
+REFERENCE_PYTHON := $(or $(PARITY_PYTHON),$(PARITY_VENV)/bin/python)
+REFERENCE := $(if $(PARITY_PYTHON),,$(PARITY_STAMP))
+BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format clean
+.PHONY: help setup demo test parity bench-cpu lint format clean
 
 help: ## list the targets
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything that is needed
 
@@ -34,6 +42,17 @@ demo: setup ## run the main job on the clips of demo/voices (MODEL=random:tiny: 
 
 test: setup ## run all tests
 	$(BIN)/python -m pytest
+
+parity: setup $(REFERENCE) ## hold the full-size model against the reference implementation (minutes, 3 GB of disk)
+	$(BIN)/python -m parity.check --reference-python $(REFERENCE_PYTHON) $(PARITY_ARGS)
+
+$(PARITY_STAMP): parity/install.sh parity/constraints.txt
+	@echo "Installing the reference into $(PARITY_VENV), which takes some minutes the first time ..."
+	@sh parity/install.sh $(PARITY_VENV) $(PYTHON)
+	@touch $@
+
+bench-cpu: setup $(REFERENCE) ## measure speed and memory beside the reference, on CPU
+	$(BIN)/python -m benchmarks.cpu --reference-python $(REFERENCE_PYTHON) $(BENCH_ARGS)
 
 lint: setup ## check style, format and types
 	$(BIN)/ruff check .

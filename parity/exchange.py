@@ -47,12 +47,8 @@ class Plan:
         self.inputs[case] = dict(inputs)
         self.calls.append({"case": case, "call": call, "options": options})
 
-    def run(self, python: Path, threads: int, *, checkpoints: str = "") -> Answer:
-        """Carry out all calls; `checkpoints` names the files that the reference's state dict is saved as.
-
-        Raises:
-            RuntimeError: the reference failed; with the end of what it wrote.
-        """
+    def write(self, threads: int, *, checkpoints: str = "") -> None:
+        """Put plan and inputs into the folder; `checkpoints` names the files that the state dict is saved as."""
         self.folder.mkdir(parents=True, exist_ok=True)
         flat = {  # copies, since cases may share a voice, which a safetensors file cannot say
             f"{case}/{name}": value.clone().contiguous()
@@ -62,7 +58,19 @@ class Plan:
         save_file(flat, self.folder / "inputs.safetensors")
         plan = {"weights": str(self.weights), "meanflow": self.meanflow, "threads": threads, "calls": self.calls}
         (self.folder / "plan.json").write_text(json.dumps({**plan, "checkpoints": checkpoints}))
-        self._start(python, threads)
+
+    def run(self, python: Path, threads: int, *, checkpoints: str = "") -> Answer:
+        """Write the plan and have the reference carry out all its calls.
+
+        Raises:
+            RuntimeError: the reference failed; with the end of what it wrote.
+        """
+        self.write(threads, checkpoints=checkpoints)
+        command = reference_command(python, _SCRIPT, self.folder)
+        environment = reference_environment(threads)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"the reference failed ({done.returncode}):\n{done.stderr[-4000:]}")
         report = json.loads((self.folder / "report.json").read_text())
         outputs: dict[str, dict[str, Tensor]] = {}
         for key, value in load_file(self.folder / "outputs.safetensors").items():
@@ -70,14 +78,15 @@ class Plan:
             outputs.setdefault(case, {})[name] = value
         return Answer(outputs=outputs, versions=report["versions"], notes=report["notes"])
 
-    def _start(self, python: Path, threads: int) -> None:
-        environment = {name: os.environ[name] for name in _VISIBLE if name in os.environ}
-        environment["OMP_NUM_THREADS"] = str(threads)
-        # -P keeps this folder, and with it this project, off the reference's import path.
-        command = [str(python), "-P", str(_SCRIPT), str(self.folder)]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        if done.returncode:
-            raise RuntimeError(f"the reference failed ({done.returncode}):\n{done.stderr[-4000:]}")
+
+def reference_command(python: Path, script: Path, folder: Path) -> list[str]:
+    """A script in the reference's environment; -P keeps this project off its import path."""
+    return [str(python), "-P", str(script), str(folder)]
+
+
+def reference_environment(threads: int) -> dict[str, str]:
+    """Nothing of this process's environment that could change what it imports or how it computes."""
+    return {name: os.environ[name] for name in _VISIBLE if name in os.environ} | {"OMP_NUM_THREADS": str(threads)}
 
 
 def formula_weights(model: S3GenModel) -> dict[str, Tensor]:

@@ -9,8 +9,8 @@ test -x "$venv/bin/python" || "$python" -m venv "$venv"
 install() { "$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c "$constraints" "$@"; }
 
 install torch
+install numpy librosa einops omegaconf diffusers conformer safetensors scipy onnx tqdm transformers
 # Without their dependencies: chatterbox-tts asks for much that S3Gen does not use, torchaudio for another torch.
 install --no-deps torchaudio chatterbox-tts s3tokenizer
-install numpy librosa einops omegaconf diffusers conformer safetensors scipy onnx tqdm transformers
 # torchaudio's compiled extension belongs to another build of torch; without it, the Python parts import.
 rm -f "$venv"/lib/python3.*/site-packages/torchaudio/lib/_torchaudio*.so
