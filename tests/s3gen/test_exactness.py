@@ -250,3 +250,15 @@ def test_the_same_call_gives_the_same_bytes(tiny_model, voices):
     tokens, refs, seeds = utterances(voices)
     first, second = (tiny_model.synthesize(tokens, refs, seeds) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def test_the_vocoder_of_a_mixed_batch_agrees_to_rounding_in_float32(tiny_model):
+    vocoder = tiny_model.mel2wav
+    mels = [garbage((80, n), seed=n).float() for n in LENGTHS]
+    sources = [garbage((1, n * vocoder.config.frame_samples), seed=100 + n).clamp(-1, 1).float() for n in LENGTHS]
+    together = vocoder.decode(padded(mels, 1).float(), padded(sources, 1).float(), LENGTHS)
+    f0 = vocoder.f0(padded(mels, 1).float(), LENGTHS)
+    for row, (mel, source) in enumerate(zip(mels, sources, strict=True)):
+        alone = vocoder.decode(mel[None], source[None])[0]
+        assert relative_error(together[row, : len(alone)], alone) < MEL_TOLERANCE
+        assert relative_error(f0[row, : mel.shape[1]], vocoder.f0(mel[None])[0]) < MEL_TOLERANCE
