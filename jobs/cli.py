@@ -4,7 +4,7 @@ Exit codes of `synth` and `resume`: 0 every row synthesised; 3 finished, with ro
 finished, or another run is alive on the output; 2 bad input or configuration, a refused change, no such output: nothing
 was started or written. `voices`: 0, or 3 with clips reported. `verify`: 0 whole, 1 damage. `status`, `plan`: 0.
 
-Each command imports what it needs when it runs: `s3gen status` has no use for torch or Ray.
+Each command imports what it needs when it runs: `s3gen status` has no use for Ray.
 """
 
 from __future__ import annotations
@@ -99,16 +99,13 @@ def _signals() -> Iterator[None]:
 def _logging(console: Console) -> Iterator[None]:
     log, handler = logging.getLogger("jobs"), ConsoleHandler(console)
     log.addHandler(handler)
+    log.setLevel(logging.INFO)  # until a configuration says otherwise
     log.propagate = False
     try:
         yield
     finally:
         log.removeHandler(handler)
         log.propagate = True
-
-
-def _log_at(level: str) -> None:
-    logging.getLogger("jobs").setLevel(level.upper())
 
 
 def _options(path: str | None) -> Options:
@@ -162,7 +159,6 @@ def voices(context: _Context, source: str, storage_options: str | None, **order:
     """
     from jobs.runs import VoicesOrder, make_voices
 
-    _log_at("info")
     report = make_voices(VoicesOrder(source=source, options=_options(storage_options), **order), context.console)
     _print_voices(report)
     return REPORTED if report.failures else FINISHED
@@ -208,7 +204,6 @@ def synth(
     from jobs.runs import trial_output
 
     job = load_config(config, _overrides(changes, manifest), storage_options=_options(storage_options))
-    _log_at(job.log_level)
     if limit is not None:
         click.echo(f"a trial of the first {limit} rows, in {trial_output(job.output, limit)}", err=True)
     return _print_outcome(run(job, limit, context.console))
@@ -226,7 +221,6 @@ def resume(context: _Context, output: str, changes: tuple[str, ...], storage_opt
     """
     from jobs.runs import resume as run
 
-    _log_at("info")
     return _print_outcome(run(output, list(changes), _options(storage_options), context.console))
 
 

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -32,6 +33,7 @@ log = logging.getLogger(__name__)
 POLL_SECONDS = 1.0  # the longest the driver waits before it looks at signals and the lease again
 RESIZE_SECONDS = 10.0  # between two looks at how large the cluster is
 DRAIN_SECONDS = 12.0  # for tasks in hand when the run is asked to stop
+KNOCK_SECONDS = 10.0  # for a cluster's head to accept a connection
 START_SECONDS = 1800.0  # for a worker to load its model, a download included
 PATIENCE_SECONDS = 20.0  # without any worker placed, before the user is told what is waited for
 START_ERRORS = 3  # errors in a row while making a worker, with none at work, that end the run
@@ -113,7 +115,7 @@ def connected(address: str | None) -> Iterator[None]:
     A Ray that this process has started already is used as it is.
 
     Raises:
-        JobError: no cluster answers there.
+        InputError: no cluster answers there.
     """
     if ray.is_initialized():
         yield
@@ -122,6 +124,8 @@ def connected(address: str | None) -> Iterator[None]:
     # Since Ray 2.50 this is its own coming default; without it, each start warns about the change.
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
+    if address is not None:
+        _knock(address)
     try:
         ray.init(
             address=address or "local",
@@ -131,11 +135,27 @@ def connected(address: str | None) -> Iterator[None]:
             **({} if address else own),
         )
     except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise JobError(f"ray_address: no Ray cluster answers at {address or 'local'}: {error}") from None
+        raise InputError(f"ray_address: no Ray cluster answers at {address or 'local'}: {error}") from None
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Refuses an address where nothing listens: Ray itself would try for minutes."""
+    if address == "auto":
+        return
+    host, _, port = address.rpartition(":")
+    if "://" in address or not host or not port.isdigit():
+        raise InputError(
+            f"ray_address: {address!r} is not the address of a cluster's head; give its host:port (6379 unless set "
+            "otherwise), or auto on a machine of the cluster"
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
+    except (OSError, OverflowError) as error:
+        raise InputError(f"ray_address: no Ray cluster answers at {address}: {error}") from None
 
 
 def nodes() -> list[Node]:

@@ -34,7 +34,7 @@ from jobs.storage import Folder, Options
 from jobs.voice_build import BuildReport, Part, PartReport, VoiceBuild, VoiceMaker
 from jobs.voice_sources import find_sources
 from jobs.voices import VoiceTable
-from jobs.worker import ShardReport, fingerprints
+from jobs.worker import ShardReport, device_of, fingerprints
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLE_RATE
 
@@ -125,6 +125,7 @@ def _describe(config: JobConfig, limit: int | None) -> tuple[dict[str, Any], Pla
 
 
 def _run(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, console: Console) -> Outcome:
+    logging.getLogger("jobs").setLevel(config.log_level.upper())
     with _workplace(config, folder, len(plan)) as (share, stop):
         threads = share.threads if share is not None else 1
         # Samples on a CPU depend on the number of threads in their last bits, so a resume keeps the first run's.
@@ -145,6 +146,8 @@ def _run(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, con
 def _workplace(config: JobConfig, folder: Folder, shards: int) -> Iterator[tuple[Share | None, Stop]]:
     """Ray, and the share of it that a worker gets; None where only the end of the job is left to do."""
     stop = Stop()
+    if config.ray_address is None:
+        device_of(config)  # a GPU that is not here is bad input, to be said before Ray starts
     if exists(folder) and len(Ledger.open(folder).committed()) == shards:
         with stop.listening():
             yield None, stop
