@@ -11,9 +11,11 @@ from datetime import timedelta
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task
+from rich.table import Column
 from rich.text import Text
 
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
+BAR_COLUMNS = 10  # of a terminal's 80, of which the numbers need the rest
 
 
 @dataclass(slots=True)
@@ -68,7 +70,7 @@ class Meter:
         if self.eta_seconds is None:
             return f"{rows}, waiting for the first"
         audio, eta = clock_time(self.audio_seconds), clock_time(self.eta_seconds)
-        return f"{rows}, {audio} of audio, {self.speed:.1f} x real time, ETA {eta}"
+        return f"{rows}, {audio} audio, {self.speed:.1f} x real time, ETA {eta}"
 
 
 def clock_time(seconds: float) -> str:
@@ -82,7 +84,7 @@ def showing(meter: Meter, console: Console) -> Iterator[Callable[[], None]]:
     if not console.is_terminal:
         yield _Lines(meter, console).changed
         return
-    with Progress(BarColumn(), _MeterColumn(meter), console=console, transient=True) as bar:
+    with Progress(BarColumn(BAR_COLUMNS), _MeterColumn(meter), console=console, transient=True) as bar:
         task = bar.add_task("", total=meter.rows_total, completed=meter.rows_seen)
         yield lambda: bar.update(task, completed=meter.rows_seen)
 
@@ -101,7 +103,7 @@ class _Lines:
 
 class _MeterColumn(ProgressColumn):
     def __init__(self, meter: Meter) -> None:
-        super().__init__()
+        super().__init__(Column(no_wrap=True))
         self._meter = meter
 
     def render(self, task: Task) -> Text:

@@ -31,7 +31,7 @@ def test_speed_and_eta_count_this_run_and_not_what_was_there(clock: Clock) -> No
     meter.add(done=8, failed=2, audio_seconds=50.0)
     assert meter.speed == pytest.approx(5.0)
     assert meter.eta_seconds == pytest.approx(30.0)
-    assert meter.text() == "70/100 rows, 2 failed, 0:00:50 of audio, 5.0 x real time, ETA 0:00:30"
+    assert meter.text() == "70/100 rows, 2 failed, 0:00:50 audio, 5.0 x real time, ETA 0:00:30"
 
 
 def test_a_log_file_gets_a_line_now_and_then_and_not_one_per_shard(clock: Clock) -> None:
