@@ -162,9 +162,11 @@ class RelativeAttention(nn.Module):
         key, value = self._heads(self.key(x)), self._heads(self.value(x))
         distance = self._heads(self.position(positions)[None])  # (1, H, 2T-1, K)
         scale = key.shape[-1] ** -0.5
-        bias = _by_distance((query + self.position_bias).transpose(1, 2) @ distance.transpose(2, 3)) * scale
+        place = ((query + self.position_bias) * scale).transpose(1, 2)
+        bias = _by_distance(place @ distance.transpose(2, 3))
         if mask is not None:
-            bias = bias.masked_fill(~mask[:, None, None, :], -math.inf)
+            # In place: this is the encoder's largest tensor, some 800 MB for a row of a minute.
+            bias.masked_fill_(~mask[:, None, None, :], -math.inf)
         content = (query + self.content_bias).transpose(1, 2)
         attended = F.scaled_dot_product_attention(content, key, value, attn_mask=bias, scale=scale)
         return self.out(attended.transpose(1, 2).flatten(2))
