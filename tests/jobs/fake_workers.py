@@ -21,13 +21,13 @@ class Doubler:
 
 
 class Placed:
-    """Tells where it is, once all workers are there."""
+    """Tells where it is, once as many workers as wanted have a task in hand."""
 
     def __init__(self, together: int, folder: str) -> None:
         self._together, self._folder = together, Path(folder)
-        (self._folder / str(os.getpid())).touch()
 
     def run(self, task: int) -> dict[str, Any]:
+        (self._folder / str(os.getpid())).touch()
         while len(list(self._folder.iterdir())) < self._together:
             time.sleep(0.02)
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
