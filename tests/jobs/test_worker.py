@@ -30,7 +30,6 @@ from s3gen import S3GenModel
 from s3gen.constants import SAMPLES_PER_TOKEN
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_manifest
 
-
 FEW_STEPS = {"n_cfm_timesteps": 2}  # where the number does not matter
 
 
