@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import StorageError
+from jobs.parquet import read_parquet
 from jobs.plan import Plan
 from jobs.records import CommitRecord, StoredFile
 from jobs.storage import Folder
@@ -151,7 +151,7 @@ def _duplicates(index: Path, repeated: set[int]) -> Iterator[pa.Table]:
     if not repeated:
         return
     seen: set[str] = set()
-    for batch in pq.ParquetFile(index).iter_batches(columns=DUPLICATES_SCHEMA.names):
+    for batch in pq.ParquetFile(index).iter_batches(columns=DUPLICATES_SCHEMA.names, use_threads=False):
         later = []
         for at, row_id in enumerate(batch["id"].to_pylist()):
             if _hash(row_id) in repeated:
@@ -181,7 +181,7 @@ def read_part(folder: Folder, file: StoredFile) -> pa.Table:
         raise StorageError(f"{folder.path(file.name)} is missing; a commit record names it") from None
     if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
         raise StorageError(f"{folder.path(file.name)} is damaged: it is not what was committed")
-    return pq.read_table(io.BytesIO(data))
+    return read_parquet(data)
 
 
 def _write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:

@@ -190,7 +190,7 @@ def _batches(parquet: pq.ParquetFile, start: int, stop: int) -> Iterator[pa.Reco
     last = int(np.searchsorted(ends, stop, side="left"))
     at = int(ends[first - 1]) if first else 0
     groups = list(range(first, min(last, meta.num_row_groups - 1) + 1))
-    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=groups):
+    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, use_threads=False):
         low, high = max(start - at, 0), min(stop - at, batch.num_rows)
         at += batch.num_rows
         if low < high:

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import InputError
 from jobs.manifest import Ints, Manifest, ManifestFile, RowGroups, Span
+from jobs.parquet import read_parquet
 
 PLAN_KEY = b"s3gen.plan"
 PLAN_VERSION = 1
@@ -111,7 +112,7 @@ class Plan:
             InputError: this is no plan, or a damaged one.
         """
         try:
-            table = pq.read_table(pa.BufferReader(data))
+            table = read_parquet(data)
             head = json.loads(table.schema.metadata[PLAN_KEY])
             columns = ipc.read_schema(pa.py_buffer(table.schema.metadata[b"s3gen.columns"]))
             manifest = Manifest(files=tuple(ManifestFile(**file) for file in head["files"]), columns=columns)

@@ -24,6 +24,7 @@ from jobs.errors import InputError, StorageError, StorageUnknown
 from jobs.finish import Summary, Tally
 from jobs.ledger import DATA, Ledger
 from jobs.manifest import Failure, Row, check_rows
+from jobs.parquet import read_parquet
 from jobs.plan import Shard
 from jobs.records import CommitRecord, StoredFile
 from jobs.storage import Folder, Options
@@ -222,7 +223,7 @@ class _Cursor:
     def _open(self, folder: Folder) -> Iterator[pa.RecordBatch]:
         try:
             with folder.open(self._name) as handle:
-                yield from pq.ParquetFile(handle).iter_batches(batch_size=BATCH_ROWS)
+                yield from pq.ParquetFile(handle).iter_batches(batch_size=BATCH_ROWS, use_threads=False)
         except FileNotFoundError:
             self._problem = "the table is missing"
         except (pa.ArrowException, OSError, StorageError) as error:
@@ -266,7 +267,7 @@ def _table(
     if file is None or file.name not in contents:
         return schema.empty_table()
     try:
-        return pq.read_table(io.BytesIO(contents.pop(file.name))).select(schema.names).cast(schema)
+        return read_parquet(contents.pop(file.name)).select(schema.names).cast(schema)
     except (pa.ArrowException, OSError, ValueError, KeyError) as error:
         yield Finding("unreadable_file", file.name, f"{type(error).__name__}: {error}")
         return schema.empty_table()
@@ -291,7 +292,9 @@ def _check_counts(record: CommitRecord, index: pa.Table, failures: pa.Table) -> 
 def _clips(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
     """Id and stored audio of each row of a shard file."""
     if name.endswith(".parquet"):
-        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(batch_size=64, columns=["id", "audio"]):
+        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(
+            batch_size=64, columns=["id", "audio"], use_threads=False
+        ):
             for row in batch.to_pylist():
                 yield row["id"], row["audio"]["bytes"]
         return
