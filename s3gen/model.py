@@ -197,7 +197,7 @@ class S3GenModel(nn.Module):
         """
         rows = split_tokens(speech_tokens, speech_token_lens)
         voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
-        seeds = _per_row(seed, len(rows))
+        seeds = noises.per_row(seed, len(rows))
         mels = self._mels(rows, voices, seeds, finalize=finalize, steps=n_cfm_timesteps, noise=noise)
         return pad_rows(mels).transpose(1, 2)
 
@@ -233,7 +233,7 @@ class S3GenModel(nn.Module):
         """
         rows = split_tokens(speech_tokens, speech_token_lens)
         voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
-        seeds = _per_row(seed, len(rows))
+        seeds = noises.per_row(seed, len(rows))
         mels = self._mels(rows, voices, seeds, finalize=finalize, steps=n_cfm_timesteps, noise=noise)
         return self._waves(mels, seeds, cache_source=cache_source, start_fade=start_fade)
 
@@ -373,10 +373,3 @@ def _describes_voices(name: str) -> bool:
     return name.startswith(("tokenizer_", "speaker_")) or name in (
         "sampling_rate", "mel_bins", "n_fft", "hop_length", "win_size", "fmin", "fmax"
     )  # fmt: skip
-
-
-def _per_row(seed: int | Sequence[int], rows: int) -> list[int]:
-    seeds = [seed] * rows if isinstance(seed, int) else list(seed)
-    if len(seeds) != rows:
-        raise ValueError(f"{len(seeds)} seeds were given for {rows} token rows")
-    return seeds

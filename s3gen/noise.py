@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import enum
 import math
+import operator
 from collections.abc import Sequence
+from typing import SupportsIndex
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -93,22 +96,37 @@ def _words(seeds: Sequence[int], stream: Stream, start: int, frames: int, blocks
 
 
 def _key_words(seeds: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
-    for seed in seeds:
-        check_seed(seed)
+    seeds = [check_seed(seed) for seed in seeds]
     low = torch.tensor([seed & _WORD for seed in seeds], dtype=torch.int64, device=device)
     high = torch.tensor([(seed >> 32) & _WORD for seed in seeds], dtype=torch.int64, device=device)
     return low[:, None, None], high[:, None, None]
 
 
-def check_seed(seed: int) -> int:
-    """The seed itself.
+def check_seed(seed: SupportsIndex) -> int:
+    """The seed as a Python integer.
 
     Raises:
-        ValueError: not an integer in `SEED_RANGE`.
+        ValueError: not an integer (of Python's or numpy's) in `SEED_RANGE`.
     """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not SEED_RANGE[0] <= seed < SEED_RANGE[1]:
+    try:
+        value = operator.index(seed)
+    except TypeError:
+        value = SEED_RANGE[1]
+    if isinstance(seed, bool) or not SEED_RANGE[0] <= value < SEED_RANGE[1]:
         raise ValueError(f"seed is {seed!r}, but must be an integer from -2**63 to 2**64 - 1")
-    return seed
+    return value
+
+
+def per_row(seed: SupportsIndex | Sequence[int], rows: int) -> list[int]:
+    """One checked seed per row, from one for all rows or one each.
+
+    Raises:
+        ValueError: as `check_seed`, or another number of seeds than rows.
+    """
+    seeds = list(seed) if isinstance(seed, Sequence | np.ndarray) else [seed] * rows
+    if len(seeds) != rows:
+        raise ValueError(f"{len(seeds)} seeds were given for {rows} rows")
+    return [check_seed(each) for each in seeds]
 
 
 def _open_unit(words: Tensor) -> Tensor:

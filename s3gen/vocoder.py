@@ -1,7 +1,7 @@
 """HiFTNet: log-mel to waveform by F0, a harmonic source and an inverse STFT.
 
-Reference: chatterbox-tts 0.1.7, ``models/s3gen/hifigan.py`` and ``models/s3gen/f0_predictor.py``;
-HiFTNet: Li et al., arXiv 2309.09493. Weight norm is folded into plain weights when a checkpoint is read.
+Reference: chatterbox-tts 0.1.7, ``models/s3gen/hifigan.py``; HiFTNet: Li et al., arXiv 2309.09493.
+Weight norm is folded into plain weights when a checkpoint is read.
 
 A convolution reads its neighbours, so in a right-padded batch every layer's output is zeroed behind each row's end, at
 that layer's rate; the source's STFT reflects at each row's own end, and the inverse STFT's envelope ends with the row.
@@ -23,15 +23,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3gen import checkpoint, names
-from s3gen import noise as noises
 from s3gen.config import RANDOM_MODELS, HiFTNetConfig, S3GenConfig
-from s3gen.noise import Stream
+from s3gen.f0 import F0Predictor
 from s3gen.ragged import length_mask, zero_padding
+from s3gen.source import HarmonicSource
+from s3gen.stft import ShortTimeFourier
 from s3gen.weights import random_weights
 
 _PREFIX = "mel2wav."  # before the vocoder's names in a whole model's checkpoint
 _MAX_MAGNITUDE = 1e2  # the reference clips the spectrum's magnitude here
-_MIN_ENVELOPE = 1e-11  # below it no window covers a sample; torch.istft's own threshold
 
 
 class HiFTNetModel(nn.Module):
@@ -267,157 +267,3 @@ class ResBlock(nn.Module):
                 x = zero_padding(x, mask)
             x = conv2(snake2(zero_padding(conv1(snake1(x)), mask))) + x
         return x
-
-
-class _ExactConv(nn.Conv1d):
-    """A convolution at its input's dtype, whatever the weights' is."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        bias = None if self.bias is None else self.bias.to(x.dtype)
-        return self._conv_forward(x, self.weight.to(x.dtype), bias)
-
-
-class F0Predictor(nn.Module):
-    """Five convolutions and a linear layer: log-mel to F0.
-
-    In float64 where the device has it. F0 feeds a phase that is summed over the utterance: an error of 1e-6 Hz is
-    audible phase after ten seconds, and no reduced-precision matrix mode may touch these convolutions.
-    """
-
-    def __init__(self, mels: int, channels: int) -> None:
-        super().__init__()
-        self.convs = nn.ModuleList(_ExactConv(mels if i == 0 else channels, channels, 3, padding=1) for i in range(5))
-        self.classifier = nn.Linear(channels, 1)
-
-    def forward(self, mel: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
-        """F0 in Hz, at least 0, (B, T), from log-mel (B, M, T); 0 behind each row's end. At the mel's dtype."""
-        exact = mel.dtype if mel.device.type == "mps" else torch.float64
-        mask = length_mask([mel.shape[2]] * len(mel) if lengths is None else lengths, mel.device)
-        x = mel.to(exact)
-        for conv in self.convs:
-            x = F.elu(conv(zero_padding(x, mask)))
-        f0 = F.linear(x.transpose(1, 2), self.classifier.weight.to(exact), self.classifier.bias.to(exact))
-        f0 = f0.squeeze(2).abs().to(mel.dtype)
-        return f0 if mask is None else f0 * mask.to(f0.dtype)
-
-
-class HarmonicSource(nn.Module):
-    """Sines at F0 and its harmonics where it is voiced, noise elsewhere, merged to one signal.
-
-    The reference sums the phase over samples in float32. Here it is summed over mel frames in float64 and wrapped,
-    which is a hundred times closer to the exact phase and does not depend on the order of a device's summation.
-    """
-
-    def __init__(self, config: HiFTNetConfig) -> None:
-        super().__init__()
-        self.harmonics = config.nb_harmonics + 1
-        self.frame_samples = config.frame_samples
-        self.sampling_rate = config.sampling_rate
-        self.amplitude = config.nsf_alpha
-        self.noise_std = config.nsf_sigma
-        self.voiced_threshold = config.nsf_voiced_threshold
-        self.linear = nn.Linear(self.harmonics, 1)
-
-    def forward(
-        self, f0: Tensor, *, phase: Tensor | None = None, noise: Tensor | None = None, seed: int | Sequence[int] = 0
-    ) -> Tensor:
-        """The source signal.
-
-        Args:
-            f0: (B, T) in Hz; a frame is voiced above the configured threshold.
-            phase: (B, H, 1) in radians at the start, that of the fundamental 0; drawn from `seed` when None.
-            noise: (B, H, S) standard normal, S = frame samples x T; drawn from `seed` when None.
-            seed: one for all rows, or one each.
-
-        Returns:
-            (B, 1, S) within -1 .. 1.
-        """
-        seeds = _seeds(seed, len(f0))
-        phase = self.draw_phase(seeds, f0) if phase is None else phase.to(f0)
-        noise = self.draw_noise(seeds, f0) if noise is None else noise.to(f0)
-        samples = f0.shape[1] * self.frame_samples
-        if phase.shape != (len(f0), self.harmonics, 1) or noise.shape != (len(f0), self.harmonics, samples):
-            raise ValueError(
-                f"phase {tuple(phase.shape)} and noise {tuple(noise.shape)} must be "
-                f"{(len(f0), self.harmonics, 1)} and {(len(f0), self.harmonics, samples)} for F0 {tuple(f0.shape)}"
-            )
-        sines = self.amplitude * torch.sin(2 * math.pi * self._turns(f0) + phase)
-        voiced = (f0 > self.voiced_threshold).to(f0.dtype).repeat_interleave(self.frame_samples, dim=1)[:, None, :]
-        spread = voiced * self.noise_std + (1 - voiced) * self.amplitude / 3
-        waves = sines * voiced + spread * noise
-        return torch.tanh(self.linear(waves.transpose(1, 2))).transpose(1, 2)
-
-    def draw_phase(self, seeds: Sequence[int], like: Tensor) -> Tensor:
-        """Starting phases (B, H, 1) in -pi .. pi, that of the fundamental 0."""
-        drawn = noises.uniform(seeds, Stream.PHASE, 1, self.harmonics, device=like.device)[:, 0, :, None]
-        phase = (2 * math.pi * (drawn - 0.5)).to(like.dtype)
-        phase[:, 0] = 0
-        return phase
-
-    def draw_noise(self, seeds: Sequence[int], like: Tensor) -> Tensor:
-        """Noise (B, H, S) for an F0 (B, T)."""
-        channels = self.frame_samples * self.harmonics
-        drawn = noises.normal(seeds, Stream.SOURCE, like.shape[1], channels, device=like.device)
-        return drawn.view(len(seeds), -1, self.harmonics).transpose(1, 2).to(like.dtype)
-
-    def _turns(self, f0: Tensor) -> Tensor:
-        """Phase of every harmonic at every sample, in turns 0 .. 1 (about): (B, H, S)."""
-        exact = f0.dtype if f0.device.type == "mps" else torch.float64
-        harmonic = torch.arange(1, self.harmonics + 1, device=f0.device)[None, :, None]
-        step = f0.to(exact)[:, None, :] * harmonic / self.sampling_rate  # turns per sample, (B, H, T)
-        before = (torch.cumsum(step, dim=2) - step) * self.frame_samples
-        inside = torch.arange(1, self.frame_samples + 1, dtype=f0.dtype, device=f0.device)
-        within = (before % 1).to(f0.dtype)[..., None] + step.to(f0.dtype)[..., None] * inside
-        return (within % 1).flatten(2)
-
-
-def _seeds(seed: int | Sequence[int], rows: int) -> list[int]:
-    seeds = [seed] * rows if isinstance(seed, int) else [int(each) for each in seed]
-    if len(seeds) != rows:
-        raise ValueError(f"{len(seeds)} seeds were given for {rows} rows")
-    return seeds
-
-
-class ShortTimeFourier(nn.Module):
-    """A small STFT and its inverse whose edges follow each row's own end.
-
-    ``torch.stft`` would reflect, and ``torch.istft`` would normalise, at the end of the padded batch.
-    """
-
-    window: Tensor
-
-    def __init__(self, n_fft: int, hop: int) -> None:
-        super().__init__()
-        self.n_fft = n_fft
-        self.hop = hop
-        # The device is named so that the window is real even in a model built on the meta device.
-        window = torch.hann_window(n_fft, periodic=True, dtype=torch.float32, device="cpu")
-        self.register_buffer("window", window, persistent=False)
-
-    def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
-        """Signal (B, S), right-padded, to real and imaginary parts (B, 2 x Q, S / hop + 1); rubbish in the padding."""
-        half = self.n_fft // 2
-        framed = self._reflect(x, lengths, half).unfold(1, self.n_fft, self.hop) * self.window
-        spectrum = torch.fft.rfft(framed, dim=2).transpose(1, 2)
-        return torch.cat((spectrum.real, spectrum.imag), dim=1)
-
-    def _reflect(self, x: Tensor, lengths: Sequence[int], half: int) -> Tensor:
-        """`x` with `half` samples more at either side of every row, mirrored at the row's own ends."""
-        position = torch.arange(-half, x.shape[1] + half, device=x.device).abs()[None, :]
-        last = torch.tensor(lengths, device=x.device)[:, None] - 1
-        mirrored = torch.where(position > last, 2 * last - position, position)
-        return x.gather(1, mirrored.clamp(min=0))
-
-    def inverse(self, spectrum: Tensor, mask: Tensor | None) -> Tensor:
-        """Complex spectrum (B, Q, R), zero where `mask` (B, R) is False, to the signal (B, hop x (R - 1))."""
-        frames = torch.fft.irfft(spectrum, n=self.n_fft, dim=1) * self.window[:, None]
-        squares = self.window.square()[:, None].expand(1, -1, spectrum.shape[2])
-        envelope = self._overlap_add(squares if mask is None else squares * mask[:, None, :].to(squares.dtype))
-        return self._overlap_add(frames) / torch.where(envelope > _MIN_ENVELOPE, envelope, 1.0)
-
-    def _overlap_add(self, frames: Tensor) -> Tensor:
-        """(B, n_fft, R) to (B, hop x (R - 1)): summed at their places, half a window cut off at both ends."""
-        length = self.hop * (frames.shape[2] - 1) + self.n_fft
-        added = F.fold(frames, (1, length), (1, self.n_fft), stride=(1, self.hop))
-        half = self.n_fft // 2
-        return added[:, 0, 0, half : length - half]

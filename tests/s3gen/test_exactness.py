@@ -195,7 +195,7 @@ def test_f0_alone_equals_in_a_batch(exact_model):
 def test_f0_needs_each_of_its_masks(exact_model, monkeypatch, skip):
     mels = [garbage((80, n), seed=n) for n in (7, 9)]
     alone = exact_model.mel2wav.f0(mels[0][None])[0]
-    monkeypatch.setattr("s3gen.vocoder.zero_padding", WithoutMask(skip))
+    monkeypatch.setattr("s3gen.f0.zero_padding", WithoutMask(skip))
     assert relative_error(exact_model.mel2wav.f0(padded(mels, 1), [7, 9])[0, :7], alone) > LEAK
 
 

@@ -1,9 +1,10 @@
 """Noise: the published Philox vectors, and independence of everything but seed, stream and frame."""
 
+import numpy as np
 import pytest
 import torch
 
-from s3gen.noise import Stream, check_seed, normal, philox, uniform
+from s3gen.noise import Stream, check_seed, normal, per_row, philox, uniform
 
 CPU = torch.device("cpu")
 
@@ -74,3 +75,11 @@ def test_a_signed_seed_is_its_unsigned_twin():
 def test_a_seed_out_of_range_is_refused_by_value(seed):
     with pytest.raises(ValueError, match=str(seed)):
         check_seed(seed)
+
+
+def test_one_seed_serves_all_rows_and_numpys_integers_are_integers():
+    assert per_row(7, 3) == [7, 7, 7]
+    assert per_row(np.array([1, 2]), 2) == per_row([np.uint64(1), 2], 2) == [1, 2]
+    assert per_row(np.int64(-5), 1) == [-5]
+    with pytest.raises(ValueError, match="2 seeds"):
+        per_row([1, 2], 3)
