@@ -129,19 +129,18 @@ class Manifest:
             urls = expand(pattern, options, suffixes=SUFFIXES)
             with ThreadPoolExecutor(SCAN_THREADS) as pool:
                 footers = list(pool.map(lambda url: _read_footer(url, options), urls))
-        except StorageError as error:
+            for footer in footers:
+                _check_columns(footer)
+                _check_same(footers[0], footer)
+        except (StorageError, InputError) as error:
             raise InputError(f"manifest: {error}") from error
-        first = footers[0]
-        for footer in footers:
-            _check_columns(footer)
-            _check_same(first, footer)
         manifest = cls(
             files=tuple(footer.file for footer in footers),
-            columns=first.schema,
+            columns=footers[0].schema,
             groups=tuple(footer.groups for footer in footers),
         )
         if not manifest.rows:
-            raise InputError(f"{pattern}: the manifest has no rows")
+            raise InputError(f"manifest: {pattern} has no rows; give one with at least one utterance")
         return manifest
 
     def read(self, spans: Sequence[Span], options: Options | None = None) -> pa.Table:
