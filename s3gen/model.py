@@ -160,6 +160,7 @@ class S3GenModel(nn.Module):
         }
 
     def _hear(self, wav: Tensor | np.ndarray, rate: int, at: int) -> list[Tensor]:
+        rate = int(rate) if isinstance(rate, np.integer) else rate
         return [resample(wave.to(self.device, self.dtype), rate, at) for wave in _clips(wav)]
 
     @torch.no_grad()

@@ -154,7 +154,7 @@ def test_references_of_numpy_and_of_a_batch(tiny_model, ref):
 
 
 def test_tokenize_counts_tokens(tiny_model):
-    tokens, lengths = tiny_model.tokenize(speech_like(2.0, 24_000), 24_000)
+    tokens, lengths = tiny_model.tokenize(speech_like(2.0, 24_000).double().numpy(), np.int64(24_000))
     assert tokens.shape == (1, 50)
     assert lengths.tolist() == [50]
     assert 0 <= int(tokens.min()) <= int(tokens.max()) < 6561
