@@ -159,7 +159,7 @@ class S3GenModel(nn.Module):
             "embedding": embedding,
         }
 
-    def _hear(self, wav: Tensor | np.ndarray, rate: int, at: int) -> list[Tensor]:
+    def _hear(self, wav: Tensor | np.ndarray, rate: int | np.integer[Any], at: int) -> list[Tensor]:
         rate = int(rate) if isinstance(rate, np.integer) else rate
         return [resample(wave.to(self.device, self.dtype), rate, at) for wave in _clips(wav)]
 
