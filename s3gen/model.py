@@ -126,7 +126,8 @@ class S3GenModel(nn.Module):
         Raises:
             ValueError: a shape, dtype or rate that is none, values that are not finite, or too little audio.
         """
-        return self.tokenizer(self._hear(wav, sr, TOKENIZER_RATE))
+        with strict_float32(self.device):
+            return self.tokenizer(self._hear(wav, sr, TOKENIZER_RATE))
 
     @torch.no_grad()
     def embed_ref(self, ref_wav: Tensor | np.ndarray, ref_sr: int) -> dict[str, Tensor]:
@@ -306,10 +307,9 @@ class S3GenModel(nn.Module):
     def _waves(
         self, mels: Sequence[Tensor], seeds: Sequence[int], *, cache_source: Tensor | None = None, start_fade: bool
     ) -> tuple[Tensor, Tensor]:
-        with strict_float32(self.device):
-            waves, source = self.mel2wav.inference(
-                pad_rows(mels).transpose(1, 2), cache_source, lengths=[len(mel) for mel in mels], seed=seeds
-            )
+        waves, source = self.mel2wav.inference(
+            pad_rows(mels).transpose(1, 2), cache_source, lengths=[len(mel) for mel in mels], seed=seeds
+        )
         if start_fade:
             faded = min(waves.shape[1], len(self.start_fade))
             waves = torch.cat((waves[:, :faded] * self.start_fade[:faded], waves[:, faded:]), dim=1)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from s3gen import noise as noises
 from s3gen.config import HiFTNetConfig
 from s3gen.noise import Stream
+from s3gen.precision import strict_float32
 
 
 class HarmonicSource(nn.Module):
@@ -62,7 +63,8 @@ class HarmonicSource(nn.Module):
         voiced = (f0 > self.voiced_threshold).to(f0.dtype).repeat_interleave(self.frame_samples, dim=1)[:, None, :]
         spread = voiced * self.noise_std + (1 - voiced) * self.amplitude / 3
         waves = sines * voiced + spread * noise
-        return torch.tanh(self.linear(waves.transpose(1, 2))).transpose(1, 2)
+        with strict_float32(f0.device):
+            return torch.tanh(self.linear(waves.transpose(1, 2))).transpose(1, 2)
 
     def draw_phase(self, seeds: Sequence[int], like: Tensor) -> Tensor:
         """Starting phases (B, H, 1) in -pi .. pi, that of the fundamental 0."""

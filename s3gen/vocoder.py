@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from s3gen import checkpoint, names
 from s3gen.config import RANDOM_MODELS, HiFTNetConfig, S3GenConfig
 from s3gen.f0 import F0Predictor
+from s3gen.precision import strict_float32
 from s3gen.ragged import length_mask, zero_padding
 from s3gen.source import HarmonicSource
 from s3gen.stft import ShortTimeFourier
@@ -126,17 +127,18 @@ class HiFTNetModel(nn.Module):
         wave = self.decode(speech_feat, source, counts)
         return zero_padding(wave[:, None], audible)[:, 0], source
 
+    @torch.no_grad()
     def decode(self, mel: Tensor, source: Tensor, lengths: Sequence[int] | None = None) -> Tensor:
         """Mel (B, M, T) and source (B, 1, S) to the waveform (B, S)."""
         counts = self._check_mel(mel, lengths)
         masks = self._masks(counts, mel.device)
-        spectrum = zero_padding(self.stft(source[:, 0], [n * self.config.frame_samples for n in counts]), masks[-1])
-        x = zero_padding(self.conv_pre(zero_padding(mel, masks[0])), masks[0])
-        for stage, mask in enumerate(masks[1:]):
-            x = self._upsample(x, spectrum, stage, mask)
-        # The reference leaves the slope of this last activation at torch's default.
-        spectrum = self.conv_post(F.leaky_relu(x))
-        wave = self._to_wave(spectrum, masks[-1])
+        with strict_float32(mel.device):
+            spectrum = zero_padding(self.stft(source[:, 0], [n * self.config.frame_samples for n in counts]), masks[-1])
+            x = zero_padding(self.conv_pre(zero_padding(mel, masks[0])), masks[0])
+            for stage, mask in enumerate(masks[1:]):
+                x = self._upsample(x, spectrum, stage, mask)
+            # The reference leaves the slope of this last activation at torch's default.
+            wave = self._to_wave(self.conv_post(F.leaky_relu(x)), masks[-1])
         return wave.clamp(-self.config.audio_limit, self.config.audio_limit)
 
     def _upsample(self, x: Tensor, spectrum: Tensor, stage: int, mask: Tensor | None) -> Tensor:
