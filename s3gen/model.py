@@ -24,7 +24,7 @@ from s3gen.config import RANDOM_MODELS, S3GenConfig
 from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS, SAMPLE_RATE, TOKENIZER_RATE
 from s3gen.flow import Flow
 from s3gen.noise import Stream
-from s3gen.precision import strict_float32
+from s3gen.precision import check_dtype, strict_float32
 from s3gen.ragged import pad_rows
 from s3gen.speaker import SpeakerEncoder
 from s3gen.tokenizer import SpeechTokenizer
@@ -101,6 +101,30 @@ class S3GenModel(nn.Module):
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write ``config.json`` and ``model.safetensors`` (published names) into `folder`, made if needed."""
         checkpoint.save(folder, checkpoint.published_weights(self), self.config.to_dict())
+
+    def prepare(self, *, dtype: str = "float32", compile: bool = False) -> S3GenModel:
+        """Choose how the flow computes; the weights themselves, and what is saved of them, stay as they are.
+
+        Args:
+            dtype: one of `s3gen.precision.DTYPES`.
+            compile: torch.compile and, on CUDA, graphs; eager, with one warning, where that fails.
+
+        Returns:
+            The model itself.
+
+        Raises:
+            ValueError: an unknown dtype.
+        """
+        self.precision = check_dtype(dtype)
+        self.compiled = compile
+        return self
+
+    def warm_up(self, max_frames: int) -> None:
+        """Do what the first batches would otherwise wait for: kernels, caches and, if asked for, compilation.
+
+        Args:
+            max_frames: the frame budget of the batches to come.
+        """
 
     def fingerprint(self) -> str:
         """Hex sha256 over the configuration and every weight."""

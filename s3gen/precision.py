@@ -1,4 +1,4 @@
-"""Strict float32 on CUDA, whatever the process's global switches say.
+"""What the flow computes in, and what float32 means on CUDA.
 
 TF32 keeps 10 bits of mantissa. cuDNN uses it for float32 convolutions by default, which alone would move the mel by
 more than the whole tolerance.
@@ -12,10 +12,30 @@ from typing import Any
 
 import torch
 
+# float32: strict, as the reference. tf32: float32 tensors, matrix products and convolutions in TF32 on CUDA.
+# bfloat16, float16: the flow's estimator in that type, everything else as with tf32.
+DTYPES = ("float32", "tf32", "bfloat16", "float16")
+
+
+def check_dtype(dtype: str) -> str:
+    """The name itself.
+
+    Raises:
+        ValueError: not one of `DTYPES`.
+    """
+    if dtype not in DTYPES:
+        raise ValueError(f"dtype is {dtype!r}, but must be one of {', '.join(DTYPES)}")
+    return dtype
+
+
+def strict_float32(device: torch.device) -> contextlib.AbstractContextManager[None]:
+    """Within it, float32 matrix products and convolutions on `device` are float32 (the switches are per process)."""
+    return float32_products(device, tf32=False)
+
 
 @contextlib.contextmanager
-def strict_float32(device: torch.device) -> Iterator[None]:
-    """Within it, float32 matrix products and convolutions on `device` are float32 (the switches are per process)."""
+def float32_products(device: torch.device, *, tf32: bool) -> Iterator[None]:
+    """Within it, float32 products on a CUDA device are in TF32 or strictly not, whatever the process's switches say."""
     if device.type != "cuda":
         yield
         return
@@ -23,7 +43,7 @@ def strict_float32(device: torch.device) -> Iterator[None]:
     before = [switch.fp32_precision for switch in switches]
     try:
         for switch in switches:
-            switch.fp32_precision = "ieee"
+            switch.fp32_precision = "tf32" if tf32 else "ieee"
         yield
     finally:
         for switch, precision in zip(switches, before, strict=True):

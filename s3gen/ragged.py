@@ -35,6 +35,9 @@ def pad_rows(rows: Sequence[Tensor]) -> Tensor:
 def plan_batches(lengths: Sequence[int], max_frames: int) -> list[list[int]]:
     """Group rows into padded batches of at most `max_frames` cells, like lengths together, longest first.
 
+    There are as few batches as filling each to the brim would make, and none is larger than that number needs: the
+    last one is not a small rest.
+
     Args:
         lengths: each row's length (frames, prompt included).
         max_frames: rows x longest row of a batch; a row that is longer on its own is a batch of one.
@@ -47,11 +50,34 @@ def plan_batches(lengths: Sequence[int], max_frames: int) -> list[list[int]]:
     """
     if max_frames < 1:
         raise ValueError(f"max_frames is {max_frames}, but a batch needs at least one frame")
-    batches: list[list[int]] = []
-    widest = 0
-    for row in sorted(range(len(lengths)), key=lambda row: -lengths[row]):
-        if not batches or (len(batches[-1]) + 1) * widest > max_frames:
-            batches.append([])
-            widest = lengths[row]
-        batches[-1].append(row)
-    return batches
+    if not lengths:
+        return []
+    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    ordered = [lengths[row] for row in order]
+    fewest = len(_fill(ordered, max_frames))
+    low, high = 0, max_frames  # of the budget: too little, enough
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if len(_fill(ordered, middle)) <= fewest else (middle, high)
+    starts = _fill(ordered, high)
+    return [order[start:end] for start, end in zip(starts, [*starts[1:], len(order)], strict=True)]
+
+
+def _fill(ordered: Sequence[int], max_frames: int) -> list[int]:
+    """Where batches begin when each is filled to the brim; `ordered` lengths, longest first."""
+    starts: list[int] = []
+    for place, length in enumerate(ordered):
+        if not starts or (place - starts[-1] + 1) * ordered[starts[-1]] > max_frames:
+            starts.append(place)
+    return starts
+
+
+def padding_share(lengths: Sequence[int], batches: Sequence[Sequence[int]]) -> float:
+    """The share of right-padded batches that is padding: 0 .. 1.
+
+    Args:
+        lengths: each row's length.
+        batches: row numbers per batch.
+    """
+    cells = sum(len(batch) * max(lengths[row] for row in batch) for batch in batches)
+    return 1 - sum(lengths[row] for batch in batches for row in batch) / cells if cells else 0.0
