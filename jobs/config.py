@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -41,12 +42,13 @@ class EngineConfig(_Section):
     """How the model runs. All of it changes samples, so a resume refuses a change."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": a GPU where the worker has one, else the CPU
-    dtype: Literal["float32"] = "float32"
+    # s3gen.precision.DTYPES, said again: reading a configuration does not wait for torch.
+    dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"  # of the flow
     n_cfm_timesteps: Count | None = None  # steps of the flow's solver; None: the model's own
     prompt_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
         None  # use the first seconds of a voice; None: all of it
     )
-    compile: Literal[False] = False
+    compile: bool = False  # torch.compile, and CUDA graphs on a GPU
 
 
 class JobConfig(_Section):
@@ -251,12 +253,10 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 
 # --- what is refused --------------------------------------------------------------------------------------------------
 
-UNBUILT: dict[str, dict[Any, str]] = {
+UNBUILT: dict[str, dict[str, str]] = {
     "format": {"lhotse": "give parquet or webdataset"},
     "audio": {"ogg": "give flac or wav", "mp3": "give flac or wav", "opus": "give flac or wav"},
     "on_bad_audio": {"fail_row": "give keep; rows with NaN or of a wrong length always fail"},
-    "engine.dtype": dict.fromkeys(("float16", "bfloat16", "float64", "fp16", "bf16"), "give float32"),
-    "engine.compile": {True: "give false"},
 }
 
 
@@ -266,7 +266,7 @@ def _refuse_unbuilt(values: Mapping[str, Any]) -> None:
         value: Any = values
         for part in key.split("."):
             value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str | bool) and value in choices:
+        if isinstance(value, str) and value in choices:
             raise InputError(f"{key}: {_shown(value)} is not supported yet; {choices[value]}")
 
 
@@ -309,7 +309,23 @@ def _explain(error: ValidationError) -> Iterator[str]:
         silent = items[0]["type"] == "missing" or key.split(".")[0] in SECRET_KEYS
         shown = "" if silent else f"{_shown(items[0]['input'])} is refused: "
         wanted = " or ".join(dict.fromkeys(_reason(item).removeprefix("give ") for item in items))
-        yield f"{key}: {shown}{'' if items[0]['type'] == 'missing' else 'give '}{wanted}"
+        yield f"{key}: {shown}{'' if items[0]['type'] == 'missing' else 'give '}{wanted}{_meant(items)}"
+
+
+# What else the dtypes are called, where it looks too little like the name.
+OTHER_NAMES = {"fp32": "float32", "float": "float32", "float64": "float32", "fp16": "float16", "half": "float16"}
+
+
+def _meant(items: Sequence[ErrorDetails]) -> str:
+    """A suggestion, where one of a few choices was probably meant."""
+    for item in items:
+        if item["type"] == "literal_error" and isinstance(item["input"], str):
+            choices = re.findall(r"'([^']*)'", str(item["ctx"]["expected"]))
+            other = OTHER_NAMES.get(item["input"])
+            close = [other] if other in choices else difflib.get_close_matches(item["input"], choices, n=1)
+            if close:
+                return f"; did you mean {close[0]}?"
+    return ""
 
 
 def _key_of(loc: tuple[int | str, ...]) -> str:

@@ -1,7 +1,12 @@
-"""Opening the model that a command names, with errors for its user."""
+"""Opening the model that a command or a job names, with errors for its user."""
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
+
+from jobs.config import JobConfig
 from jobs.errors import InputError
 from jobs.storage import Options
 from s3gen import S3GenModel
@@ -17,3 +22,31 @@ def open_model(where: str, file: str | None, device: str, options: Options | Non
         return S3GenModel.from_pretrained(where, file=file, device=device, storage_options=dict(options or {}))
     except (ValueError, FileNotFoundError) as error:
         raise InputError(f"model: {error}") from error
+
+
+def open_prepared(config: JobConfig, options: Options | None, threads: int) -> S3GenModel:
+    """The model of a job as its workers run it: on this process's device, in the job's dtype.
+
+    Args:
+        threads: of the model on a CPU. Sums depend on it in their last bits.
+
+    Raises:
+        InputError: as `open_model` and `device_of`.
+    """
+    torch.set_num_threads(threads)
+    torch.backends.cudnn.benchmark = False
+    torch.backends.cudnn.deterministic = True
+    model = open_model(config.model, config.model_file, device_of(config), options)
+    return model.prepare(dtype=config.engine.dtype, compile=config.engine.compile)
+
+
+def device_of(config: JobConfig) -> Literal["cpu", "cuda"]:
+    """The device of this process.
+
+    Raises:
+        InputError: the configuration names one that it has not.
+    """
+    has_gpu = torch.cuda.is_available()
+    if config.engine.device == "cuda" and not has_gpu:
+        raise InputError("engine.device: cuda is asked for, and torch finds no GPU; give cpu or auto")
+    return "cuda" if has_gpu and config.engine.device != "cpu" else "cpu"

@@ -63,7 +63,7 @@ def _refused(job: dict[str, Any], tmp_path: Path, *arguments: str) -> str:
         ("format", "lhotse", "'lhotse' is not supported yet"),
         ("audio", "aac", "'aac'"),
         ("batch", {"max_frame": 1}, "batch.max_frames"),
-        ("engine", {"dtype": "float16"}, "engine.dtype"),
+        ("engine", {"dtype": "bf16"}, "did you mean bfloat16?"),
         ("manifest", "nowhere/*.parquet", "nowhere/*.parquet"),
         ("voices", "nowhere.parquet", "nowhere.parquet"),
         ("model", "random:huge", "random:huge"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
-from jobs.config import JobConfig, config_from, load_config, load_storage_options
+from jobs.config import EngineConfig, JobConfig, config_from, load_config, load_storage_options
 from jobs.errors import InputError
+from s3gen.precision import DTYPES
 
 GOOD = """
 model: random:tiny
@@ -71,6 +74,18 @@ def test_what_is_frozen_makes_the_same_configuration_again(config_file: Path) ->
     assert again.frozen() == frozen
 
 
+def test_a_dtype_is_known_to_the_model_or_to_the_configuration_only(config_file: Path) -> None:
+    for dtype in DTYPES:
+        assert load_config(config_file, [f"engine.dtype={dtype}", "engine.compile=true"]).engine.dtype == dtype
+    assert get_args(EngineConfig.model_fields["dtype"].annotation) == DTYPES
+
+
+def test_reading_a_configuration_waits_for_torch() -> None:
+    code = "import jobs.config, sys; print('torch' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
@@ -108,8 +123,16 @@ def test_what_is_frozen_makes_the_same_configuration_again(config_file: Path) ->
         ("audio=aiff", ["audio: 'aiff' is refused", "flac or wav"]),
         ("audio=mp3", ["audio: 'mp3' is not supported yet", "flac or wav"]),
         ("format=lhotse", ["format: 'lhotse' is not supported yet", "parquet or webdataset"]),
-        ("engine.dtype=bfloat16", ["engine.dtype: 'bfloat16' is not supported yet", "float32"]),
-        ("engine.compile=true", ["engine.compile: true is not supported yet"]),
+        ("audio=flak", ["audio: 'flak' is refused", "did you mean flac?"]),
+        ("engine.dtype=fp16", ["engine.dtype: 'fp16' is refused", "float32, tf32, bfloat16 or float16"]),
+        ("engine.dtype=fp16", ["did you mean float16?"]),
+        ("engine.dtype=half", ["did you mean float16?"]),
+        ("engine.dtype=bf16", ["did you mean bfloat16?"]),
+        ("engine.dtype=torch.bfloat16", ["did you mean bfloat16?"]),
+        ("engine.dtype=float64", ["engine.dtype: 'float64' is refused", "did you mean float32?"]),
+        ("engine.dtype=16", ["engine.dtype: 16 is refused", "give float32, tf32, bfloat16 or float16"]),
+        ("engine.compile=1", ["engine.compile: 1 is refused", "true or false"]),
+        ("engine.compile='yes'", ["engine.compile: 'yes' is refused", "true or false"]),
         ("on_bad_audio=fail_row", ["on_bad_audio: 'fail_row' is not supported yet"]),
     ],
 )
