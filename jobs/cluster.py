@@ -1,4 +1,4 @@
-"""Ray: workers on this machine or a cluster, each with one task in hand; the driver owns the truth.
+"""Ray: workers on this machine or a cluster, each with few tasks in hand; the driver owns the truth.
 
 A worker is any object with ``run(task)``, made in an actor of its own by a *recipe*. Actors die, and their tasks go
 back to the schedule; actors that cannot be made are tried again a bounded number of times; every wait ends. Only small
@@ -15,6 +15,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib import import_module
 from operator import attrgetter
@@ -39,6 +40,7 @@ PATIENCE_SECONDS = 20.0  # without any worker placed, before the user is told wh
 START_ERRORS = 3  # errors in a row while making a worker, with none at work, that end the run
 START_DEATHS = 10  # the same, for workers that were killed while they were made
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.5, 30.0
+MOST_AT_ONCE = 4  # tasks in a worker's hands, whatever it asks for
 OBJECT_STORE_BYTES = 128 * 2**20  # reports are small; Ray's default takes a third of the memory
 
 # Of the driver's environment, what workers on other machines need: credentials, endpoints, caches, proxies.
@@ -46,7 +48,10 @@ PASSED_ENVIRONMENT = ("AWS_", "S3_", "HF_", "GOOGLE_", "GCS_", "AZURE_", "FSSPEC
 
 
 class Runs(Protocol):
-    """What a recipe makes."""
+    """What a recipe makes.
+
+    One that bears several calls of ``run`` at a time says how many, in an attribute ``tasks_at_once``.
+    """
 
     def run(self, task: Any) -> Any:
         """Does one task; what it returns is small."""
@@ -79,6 +84,8 @@ class Hand:
 
     def __init__(self) -> None:
         threading.Thread(target=_end_with, args=(os.getppid(),), name="raylet-watch", daemon=True).start()
+        # Much belongs to a thread, torch's settings for one; Ray's own would not be the same for every task.
+        self._threads = ThreadPoolExecutor(1)
         self._worker: Runs | None = None
 
     def place(self) -> dict[str, Any]:
@@ -86,16 +93,20 @@ class Hand:
         context = ray.get_runtime_context()
         return {"pid": os.getpid(), "node": context.get_node_id(), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
 
-    def load(self, recipe: Recipe, environment: Mapping[str, str]) -> None:
-        """Makes the worker."""
+    def load(self, recipe: Recipe, environment: Mapping[str, str]) -> int:
+        """Makes the worker; answers how many tasks it takes at once."""
         os.environ.update(environment)
-        self._worker = recipe()
+        self._worker = self._threads.submit(recipe).result()
+        tasks = min(getattr(self._worker, "tasks_at_once", 1), MOST_AT_ONCE)
+        if tasks > 1:
+            self._threads = ThreadPoolExecutor(tasks)
+        return tasks
 
     def run(self, task: Any) -> Any:
         """One task."""
         if self._worker is None:
             raise RuntimeError("a task came before the worker was loaded")
-        return self._worker.run(task)
+        return self._threads.submit(self._worker.run, task).result()
 
 
 def _end_with(parent: int) -> None:
@@ -211,19 +222,26 @@ class Stop:
 
 # --- the crew ---------------------------------------------------------------------------------------------------------
 
-Stage = Literal["placing", "loading", "idle", "working"]
+Stage = Literal["placing", "loading", "ready"]
+
+NO_TASK = -1
 
 
 @dataclass(slots=True)
 class _Member:
-    """One actor, and what the driver waits for from it."""
+    """One actor, and what the driver waits for from it.
+
+    Attributes:
+        calls: by the object reference of the answer, the task; `NO_TASK` until it is ready.
+        room: how many tasks it takes at once.
+    """
 
     actor: Any
     stage: Stage
-    answer: Any  # an object reference; None while idle
     since: float
+    calls: dict[Any, int]
+    room: int = 1
     place: dict[str, Any] = field(default_factory=dict)
-    task: int = -1
 
 
 class Crew:
@@ -301,68 +319,72 @@ class Crew:
             return
         while len(self._members) < self._target:
             options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_restarts": 0}
-            actor = ray.remote(Hand).options(**options).remote()
-            self._members.append(_Member(actor, "placing", actor.place.remote(), now))
+            actor = ray.remote(Hand).options(**options, max_concurrency=MOST_AT_ONCE).remote()
+            self._members.append(_Member(actor, "placing", now, {actor.place.remote(): NO_TASK}))
 
     def _hand_out(self, schedule: Schedule) -> None:
-        for member in self._members:
-            if member.stage == "idle":
-                task = schedule.next()
-                if task is None:
-                    return
-                member.task, member.stage = task, "working"
-                member.answer = member.actor.run.remote(self._payload(task))
+        """A task for every worker, then a second one, and so on; these only while each other worker could get one."""
+        ready = [member for member in self._members if member.stage == "ready"]
+        for held in range(MOST_AT_ONCE):
+            for member in ready:
+                if len(member.calls) != held or held >= member.room:
+                    continue
+                task = schedule.next(member.calls.values(), spare=self._target - 1 if held else 0)
+                if task is not None:
+                    member.calls[member.actor.run.remote(self._payload(task))] = task
 
     def _listen(self, schedule: Schedule, on_report: Callable[[int, Any], None]) -> None:
         """Waits a moment for any answer, and deals with all that are there."""
-        waiting = {member.answer: member for member in self._members if member.answer is not None}
+        waiting = {call: member for member in self._members for call in member.calls}
         if not waiting:
             time.sleep(POLL_SECONDS / 10)
             return
         ready, _ = ray.wait(list(waiting), num_returns=1, timeout=POLL_SECONDS)
         if ready:
             ready, _ = ray.wait(list(waiting), num_returns=len(waiting), timeout=0)
-        for answer in ready:
-            self._answered(waiting[answer], schedule, on_report)
+        answers = [(waiting[call], call, _answer(call)) for call in ready]
+        # What a worker has done counts, whatever became of it since.
+        for member, call, answer in sorted(answers, key=lambda each: isinstance(each[2], Exception)):
+            if call in member.calls:
+                self._answered(member, call, answer, schedule, on_report)
         self._look_at_clock()
 
-    def _answered(self, member: _Member, schedule: Schedule, on_report: Callable[[int, Any], None]) -> None:
-        try:
-            value = ray.get(member.answer)
-        except ray.exceptions.RayTaskError as error:
-            self._raised(member, error.cause, schedule)
-        except ray.exceptions.RayError as error:
-            self._died(member, error, schedule)
-        else:
-            self._succeeded(member, value, schedule, on_report)
-
-    def _succeeded(
-        self, member: _Member, value: Any, schedule: Schedule, on_report: Callable[[int, Any], None]
+    def _answered(
+        self, member: _Member, call: Any, answer: Any, schedule: Schedule, on_report: Callable[[int, Any], None]
     ) -> None:
-        if member.stage == "placing":
-            member.place, member.stage, member.since = value, "loading", time.monotonic()
-            member.answer = member.actor.load.remote(self._stored, passed_environment())
-            self._last_placed = time.monotonic()
-            log.debug("a worker is process %(pid)s on node %(node)s with GPUs %(gpus)s", value)
-            return
-        task, stage = member.task, member.stage
-        member.stage, member.answer, member.task = "idle", None, -1
-        if stage == "loading":
-            self._start_failures.clear()
+        if isinstance(answer, ray.exceptions.RayTaskError):
+            self._raised(member, call, answer.cause, schedule)
+        elif isinstance(answer, ray.exceptions.RayError):
+            self._died(member, answer, schedule)
+        elif member.stage != "ready":
+            self._got_on(member, call, answer)
         else:
+            task = member.calls.pop(call)
             schedule.done(task)
-            on_report(task, value)
+            on_report(task, answer)
 
-    def _raised(self, member: _Member, cause: BaseException, schedule: Schedule) -> None:
+    def _got_on(self, member: _Member, call: Any, answer: Any) -> None:
+        """Loads what is placed; what is loaded is ready."""
+        del member.calls[call]
+        if member.stage == "loading":
+            member.stage, member.room = "ready", answer
+            self._start_failures.clear()
+            return
+        member.place, member.stage, member.since = answer, "loading", time.monotonic()
+        member.calls[member.actor.load.remote(self._stored, passed_environment())] = NO_TASK
+        self._last_placed = time.monotonic()
+        log.debug("a worker is process %(pid)s on node %(node)s with GPUs %(gpus)s", answer)
+
+    def _raised(self, member: _Member, call: Any, cause: BaseException, schedule: Schedule) -> None:
         reason = explain(cause)
-        if member.stage != "working":
+        if member.stage != "ready":
             self._dismiss(member)
             self._start_failed(died=False, reason=reason)
-            return
-        self._task_failed(member.task, reason, schedule)
-        member.stage, member.answer, member.task = "idle", None, -1
-        if isinstance(cause, BrokenWorker):
+        elif isinstance(cause, BrokenWorker):
             self._dismiss(member)
+            self._lost(member, reason, schedule)
+        else:
+            self._task_failed(member.calls.pop(call), reason, schedule)
 
     def _died(self, member: _Member, error: Exception, schedule: Schedule) -> None:
         self._dismiss(member)
@@ -370,10 +392,21 @@ class Crew:
         # Ray's own text goes on for a page; its first lines say who died, and of what where that is known.
         reason = f"its worker (process {pid}) died"
         log.debug("process %s: %s", pid, error)
-        if member.stage == "working":
-            self._task_failed(member.task, reason, schedule)
+        if member.stage == "ready":
+            self._lost(member, reason, schedule)
         else:
             self._start_failed(died=True, reason=reason)
+
+    def _lost(self, member: _Member, reason: str, schedule: Schedule) -> None:
+        """What a worker had in hand goes back: one task is to blame for the loss, of several none is."""
+        tasks = list(member.calls.values())
+        member.calls.clear()
+        if len(tasks) == 1:
+            self._task_failed(tasks[0], reason, schedule)
+            return
+        for task in tasks:
+            schedule.lost(task)
+            log.warning("%s was lost among others: %s; it is tried again by itself", self._describe(task), reason)
 
     def _task_failed(self, task: int, reason: str, schedule: Schedule) -> None:
         tries = schedule.failed(task, reason)
@@ -386,7 +419,7 @@ class Crew:
         wait = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (len(failures) - 1))
         self._hire_after = time.monotonic() + wait
         log.warning("a worker could not start: %s", reason)
-        at_work = any(member.stage in ("idle", "working") for member in self._members)
+        at_work = any(member.stage == "ready" for member in self._members)
         errors = sum(1 for was_death, _ in failures if not was_death)
         if not at_work and (errors >= START_ERRORS or len(failures) >= START_DEATHS):
             first = next((why for was_death, why in failures if not was_death), failures[0][1])
@@ -452,6 +485,14 @@ def explain(error: BaseException) -> str:
     if isinstance(error, JobError) and text:
         return text
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _answer(call: Any) -> Any:
+    """What a call returned, or the exception that it ended with."""
+    try:
+        return ray.get(call)
+    except ray.exceptions.RayError as error:
+        return error
 
 
 def _kill(member: _Member) -> None:

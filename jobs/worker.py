@@ -1,42 +1,42 @@
-"""One shard in, one committed shard out: a plain class, which knows nothing of Ray.
+"""Shards in, committed shards out: a plain class, which knows nothing of Ray.
 
-The audio of a shard follows from its rows, its voices and the frame budget alone. Clips are spooled to a local file as
-they are made, longest first, and written in manifest order: memory holds one batch, however large the shard is.
+A shard's audio follows from its rows, its voices and the frame budget alone, whatever overlaps with what. `run` may be
+called by several threads at a time: while one shard is computed, the next one's rows and voices are read, and the files
+of the one before are written, uploaded and committed. Within a shard the device computes one batch while the one before
+it is fetched, encoded and spooled to a local file. Memory holds some batches, however large the shard is.
 """
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Literal
+from typing import ClassVar
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
-import torch
 
-from jobs.audiofile import Samples, encode
+from jobs.batch import Item, Trouble
 from jobs.config import JobConfig, config_from
-from jobs.errors import InputError, StorageUnknown
+from jobs.encoding import Encoders, Intake
+from jobs.engine import Engine
+from jobs.heap import keep_freed_memory
 from jobs.ledger import Ledger
-from jobs.manifest import Failure, Row, check_rows
-from jobs.models import open_model
-from jobs.records import Attempt, CommitRecord, StoredFile
-from jobs.schedule import BrokenWorker
+from jobs.manifest import Failure, Ints, Row, check_rows
+from jobs.models import device_of, open_prepared
+from jobs.publication import Made, Publication
+from jobs.spool import Spool
 from jobs.storage import Folder, Options
-from jobs.tables import INDEX_SCHEMA, failures_table
+from jobs.tables import failures_table
 from jobs.voices import VoiceTable
-from jobs.writers import FORMATS, stored_columns
+from jobs.writers import stored_columns
 from s3gen import S3GenModel
-from s3gen.constants import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN
 from s3gen.ragged import plan_batches
 from s3gen.voice import Voice
 
-# `batch.max_frames: auto`: rows x longest row, in mel frames of 20 ms, prompts included.
 AUTO_FRAMES = {"cpu": 8_192, "cuda": 32_768}
 
 
@@ -51,55 +51,14 @@ class ShardReport:
     counted: bool  # False: another try had committed it before, and this one's files are gone
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
-    """A row with its voice."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Work:
+    """A shard as it was read."""
 
-    row: Row
-    voice: Voice
-
-    @property
-    def frames(self) -> int:
-        """What it takes of a batch's budget."""
-        return FRAMES_PER_TOKEN * (len(self.voice.prompt_token) + len(self.row.tokens))
-
-
-@dataclass(frozen=True, slots=True)
-class _Trouble:
-    """Why a batch could not be made. No exception is kept: its traceback would keep the batch's tensors."""
-
-    error: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class _Clip:
-    """A made row: where its bytes lie in the spool."""
-
-    samples: int
-    offset: int
-    size: int
-    sha256: str
-
-
-@dataclass(slots=True)
-class _Made:
-    """What has been made of a shard so far, by position in its table."""
-
-    spool: IO[bytes]
-    clips: dict[int, _Clip] = field(default_factory=dict)
-    failures: list[Failure] = field(default_factory=list)
-
-    def keep(self, position: int, samples: int, data: bytes) -> None:
-        digest = hashlib.sha256(data).hexdigest()
-        self.clips[position] = _Clip(samples, self.spool.tell(), len(data), digest)
-        self.spool.write(data)
-
-    def read(self, positions: Sequence[int]) -> Iterator[bytes]:
-        for position in positions:
-            clip = self.clips[position]
-            self.spool.seek(clip.offset)
-            yield self.spool.read(clip.size)
+    table: pa.Table
+    origins: tuple[list[str], Ints]
+    items: list[Item]
+    failures: list[Failure]
 
 
 class Worker:
@@ -111,78 +70,94 @@ class Worker:
         voices: the job's table.
         options: storage options.
         max_frames: the frame budget of a batch.
+        encoders: threads for encoding.
     """
 
+    # One is read ahead, one is computed, one is published: each holds its rows and voices in memory.
+    tasks_at_once: ClassVar[int] = 3
+
     def __init__(
-        self, ledger: Ledger, model: S3GenModel, voices: VoiceTable, *, max_frames: int, options: Options | None = None
+        self,
+        ledger: Ledger,
+        model: S3GenModel,
+        voices: VoiceTable,
+        *,
+        max_frames: int,
+        encoders: int = 1,
+        options: Options | None = None,
     ) -> None:
-        self._ledger, self._model, self._voices = ledger, model, voices
-        self._options = options
+        self._ledger, self._voices, self._options = ledger, voices, options
         self._max_frames = max_frames
         self._config: JobConfig = config_from(ledger.job["config"])
+        self._engine = Engine(model, steps=self._config.engine.n_cfm_timesteps, start_fade=self._config.start_fade)
+        self._encoders = Encoders(encoders, self._config.audio)
+        self._reading = threading.Lock()  # the voice table is one file and one cache
 
     @classmethod
-    def open(
-        cls,
-        *,
-        output: str,
-        options: Options,
-        max_frames: int | Literal["auto"],
-        threads: int,
-    ) -> Worker:
+    def open(cls, *, output: str, options: Options, max_frames: int, threads: int) -> Worker:
         """Opens the job in an output and loads its model, on the device that its configuration names.
 
         Args:
-            threads: of the model on a CPU. Sums depend on it in their last bits.
+            max_frames: the frame budget of a batch.
+            threads: of the model on a CPU, where sums depend on it in their last bits; on a GPU, for encoding.
 
         Raises:
             InputError: no such job; or the model or the voices are not those that the job was begun with.
         """
-        torch.set_num_threads(threads)
-        torch.backends.cudnn.benchmark = False
-        torch.backends.cudnn.deterministic = True
         ledger = Ledger.open(Folder(output, options))
         config = config_from(ledger.job["config"])
-        device = device_of(config)
-        model = open_model(config.model, config.model_file, device, options)
+        on_cuda = device_of(config) == "cuda"
+        if not on_cuda:
+            keep_freed_memory()
+        model = open_prepared(config, options, threads)
         voices = VoiceTable.open(config.voices, options)
         ledger.check_unchanged({"fingerprints": fingerprints(model, voices)})
-        frames = AUTO_FRAMES[device] if max_frames == "auto" else max_frames
-        return cls(ledger, model, voices, max_frames=frames, options=options)
+        # On a CPU the model has all of the share, of which encoding needs a thousandth.
+        worker = cls(ledger, model, voices, max_frames=max_frames, encoders=threads if on_cuda else 1, options=options)
+        worker._engine.call(lambda: model.warm_up(max_frames))
+        return worker
 
     def run(self, shard: int) -> ShardReport:
-        """Makes and commits one shard. When it raises, nothing of the shard is visible."""
+        """Makes and commits one shard. When it raises, nothing of the shard is visible.
+
+        Shards are computed one after the other, in the order in which they have been read.
+        """
         started_at = time.time()
-        planned = self._ledger.plan.shard(shard)
-        manifest = self._ledger.plan.manifest
-        table = manifest.read(planned.spans, self._options)
-        rows, failures = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
-        with tempfile.TemporaryDirectory(prefix="s3gen-") as folder, tempfile.TemporaryFile() as spool:
-            made = _Made(spool, failures=failures)
-            self._synthesize(rows, made)
-            failed = failures_table(made.failures, table, manifest.origins(planned.spans))
-            rows = [row for row in rows if row.position in made.clips]
-            columns = stored_columns(table, rows, keep_inputs=self._config.keep_inputs)
-            publication = _Publication(self._ledger, self._ledger.attempt(shard), Path(folder))
-            return publication.commit(self._config, rows, columns, made, failed, started_at)
+        work = self._read(shard)
+        with tempfile.TemporaryDirectory(prefix="s3gen-") as folder, tempfile.TemporaryFile() as file:
+            spool = Spool(file)
+            failures = [*work.failures, *self._synthesize(work.items, spool)]
+            rows = [item.row for item in work.items if item.row.position in spool.clips]
+            made = Made(
+                rows=rows,
+                columns=stored_columns(work.table, rows, keep_inputs=self._config.keep_inputs),
+                spool=spool,
+                failed=failures_table(failures, work.table, work.origins),
+                started_at=started_at,
+            )
+            publication = Publication(self._ledger, self._config, self._ledger.attempt(shard), Path(folder))
+            record, counted = publication.commit(made)
+        return ShardReport(
+            shard=shard,
+            rows_done=record.rows_done,
+            rows_failed=record.rows_failed,
+            samples=record.samples,
+            counted=counted,
+        )
 
-    def _synthesize(self, rows: Sequence[Row], made: _Made) -> None:
-        items = self._with_voices(rows, made)
-        for batch in plan_batches([item.frames for item in items], self._max_frames) if items else ():
-            for item, samples in self._make([items[number] for number in batch], made):
-                trouble = _fault(item.row, samples)
-                if trouble is None:
-                    made.keep(item.row.position, len(samples), encode(samples, self._config.audio))
-                else:
-                    made.failures.append(_failure(item.row, trouble))
-
-    def _with_voices(self, rows: Sequence[Row], made: _Made) -> list[_Item]:
-        voices = self._cut(self._voices.get_many(row.voice_id for row in rows))
-        for row in rows:
-            if row.voice_id not in voices:
-                trouble = _Trouble("unknown_voice", f"the voice table has no voice {row.voice_id[:200]!r}")
-                made.failures.append(_failure(row, trouble))
-        return [_Item(row, voices[row.voice_id]) for row in rows if row.voice_id in voices]
+    def _read(self, shard: int) -> _Work:
+        planned, manifest = self._ledger.plan.shard(shard), self._ledger.plan.manifest
+        with self._reading:
+            table = manifest.read(planned.spans, self._options)
+            rows, failures = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
+            voices = self._cut(self._voices.get_many(row.voice_id for row in rows))
+        unknown = [row for row in rows if row.voice_id not in voices]
+        return _Work(
+            table=table,
+            origins=manifest.origins(planned.spans),
+            items=[Item(row, voices[row.voice_id]) for row in rows if row.voice_id in voices],
+            failures=[*failures, *map(_unknown_voice, unknown)],
+        )
 
     def _cut(self, voices: Mapping[str, Voice]) -> Mapping[str, Voice]:
         seconds = self._config.engine.prompt_seconds
@@ -190,126 +165,21 @@ class Worker:
             return voices
         return {voice_id: voice.cut(seconds) for voice_id, voice in voices.items()}
 
-    def _make(self, batch: list[_Item], made: _Made) -> Iterator[tuple[_Item, Samples]]:
-        """The waves of a batch; where it fails as a whole, of its halves, down to the rows that are guilty."""
-        pending = [batch]
-        while pending:
-            batch = pending.pop()
-            result = self._try(batch)
-            if isinstance(result, list):
-                yield from zip(batch, result, strict=True)
-                continue
-            if self._model.device.type == "cuda":
-                torch.cuda.empty_cache()
-            if len(batch) == 1:
-                made.failures.append(_failure(batch[0].row, result))
-            else:
-                middle = (len(batch) + 1) // 2
-                pending += [batch[middle:], batch[:middle]]
-
-    def _try(self, batch: Sequence[_Item]) -> list[Samples] | _Trouble:
-        try:
-            waves = self._model.synthesize(
-                [torch.tensor(item.row.tokens) for item in batch],
-                [item.voice for item in batch],
-                [item.row.seed for item in batch],
-                n_cfm_timesteps=self._config.engine.n_cfm_timesteps,
-                start_fade=self._config.start_fade,
-            )
-            return [wave.numpy(force=True) for wave in waves]
-        except Exception as error:
-            return _trouble(error)
-
-
-@dataclass(frozen=True, slots=True)
-class _Publication:
-    """The files of one try at a shard, and its commit."""
-
-    ledger: Ledger
-    attempt: Attempt
-    scratch: Path
-
-    def commit(
-        self,
-        config: JobConfig,
-        rows: Sequence[Row],
-        columns: pa.Table,
-        made: _Made,
-        failed: pa.Table,
-        started_at: float,
-    ) -> ShardReport:
-        """Writes the files locally, uploads them, and commits them, in this order.
-
-        After a failure that leaves no doubt the files of this try are deleted; otherwise they stay until the job ends,
-        since a record that names them may have landed.
-        """
-        clips = [made.clips[row.position] for row in rows]
-        audio = index = failures = None
-        if rows:
-            audio = self._write_audio(config, columns, made.read([row.position for row in rows]))
-            index = self._write_table(self.attempt.index_name, _index(rows, clips, audio.name))
-        if len(failed):
-            failures = self._write_table(self.attempt.failures_name, failed)
-        record = CommitRecord(
-            shard=self.attempt.shard,
-            attempt=self.attempt.id,
-            plan=self.ledger.plan.digest,
-            rows=len(rows) + len(failed),
-            rows_done=len(rows),
-            rows_failed=len(failed),
-            samples=sum(clip.samples for clip in clips),
-            started_at=started_at,
-            finished_at=time.time(),
-            audio=audio,
-            index=index,
-            failures=failures,
-        )
-        counted = self._publish(record)
-        return ShardReport(
-            shard=record.shard,
-            rows_done=record.rows_done,
-            rows_failed=record.rows_failed,
-            samples=record.samples,
-            counted=counted,
-        )
-
-    def _publish(self, record: CommitRecord) -> bool:
-        try:
-            for file in record.files():
-                self.ledger.folder.upload(file.name, self._local(file.name))
-            return self.ledger.commit(self.attempt, record)
-        except StorageUnknown:
-            raise
-        except Exception:
-            self.ledger.discard(self.attempt, record)
-            raise
-
-    def _write_audio(self, config: JobConfig, columns: pa.Table, clips: Iterator[bytes]) -> StoredFile:
-        shard_format = FORMATS[config.format]
-        name = self.attempt.audio_name(shard_format.suffix)
-        shard_format.write(self._local(name), columns, clips, config.audio)
-        return self._stored(name)
-
-    def _write_table(self, name: str, table: pa.Table) -> StoredFile:
-        pq.write_table(table, self._local(name), compression="zstd")
-        return self._stored(name)
-
-    def _local(self, name: str) -> Path:
-        return self.scratch / name.replace("/", "-")
-
-    def _stored(self, name: str) -> StoredFile:
-        path = self._local(name)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return StoredFile(name=name, bytes=path.stat().st_size, sha256=digest)
-
-
-def device_of(config: JobConfig) -> Literal["cpu", "cuda"]:
-    """The device of this process. InputError when the configuration names one that it has not."""
-    has_gpu = torch.cuda.is_available()
-    if config.engine.device == "cuda" and not has_gpu:
-        raise InputError("engine.device: cuda is asked for, and torch finds no GPU; give cpu or auto")
-    return "cuda" if has_gpu and config.engine.device != "cpu" else "cpu"
+    def _synthesize(self, items: Sequence[Item], spool: Spool) -> list[Failure]:
+        """Fills the spool; returns the rows that could not be made."""
+        plans = plan_batches([item.frames for item in items], self._max_frames) if items else []
+        failures: list[Failure] = []
+        intake = Intake(self._encoders)
+        order = self._engine.make([[items[number] for number in plan] for plan in plans], intake.put)
+        order.add_done_callback(lambda _: intake.end())
+        with contextlib.closing(intake.clips()) as clips:
+            for item, clip in clips:
+                if isinstance(clip, Trouble):
+                    failures.append(clip.of(item.row))
+                else:
+                    spool.keep(item.row.position, clip)
+        order.result()
+        return failures
 
 
 def fingerprints(model: S3GenModel, voices: VoiceTable) -> dict[str, str]:
@@ -317,47 +187,6 @@ def fingerprints(model: S3GenModel, voices: VoiceTable) -> dict[str, str]:
     return {"model": model.fingerprint(), "voices": voices.digest}
 
 
-def _index(rows: Sequence[Row], clips: Sequence[_Clip], shard: str) -> pa.Table:
-    return pa.table(
-        {
-            "id": [row.id for row in rows],
-            "voice_id": [row.voice_id for row in rows],
-            "shard": [shard] * len(rows),
-            "row": range(len(rows)),
-            "samples": [clip.samples for clip in clips],
-            "duration": [clip.samples / SAMPLE_RATE for clip in clips],
-            "sha256": [clip.sha256 for clip in clips],
-        },
-        schema=INDEX_SCHEMA,
-    )
-
-
-def _failure(row: Row, trouble: _Trouble) -> Failure:
-    return Failure(row.position, row.id, row.voice_id, trouble.error, trouble.message)
-
-
-def _fault(row: Row, samples: Samples) -> _Trouble | None:
-    """What makes a wave unfit whatever the configuration says."""
-    expected = SAMPLES_PER_TOKEN * len(row.tokens)
-    if len(samples) != expected:
-        return _Trouble("wrong_length", f"{len(samples)} samples for {len(row.tokens)} tokens, not {expected}")
-    bad = np.flatnonzero(~np.isfinite(samples))
-    if len(bad):
-        return _Trouble("not_finite", f"{len(bad)} samples are not finite, the first at {bad[0] / SAMPLE_RATE:.3f} s")
-    return None
-
-
-def _trouble(error: Exception) -> _Trouble:
-    """What an exception of the model means for its batch.
-
-    Raises:
-        BrokenWorker: every later call on this device would fail too, so the batch is not to blame.
-    """
-    text = " ".join(str(error).split())[:500]
-    # On a CPU torch has no type of its own for it.
-    starved = isinstance(error, MemoryError | torch.OutOfMemoryError) or "DefaultCPUAllocator" in text
-    if starved or "CUDA error: out of memory" in text or "_ALLOC_FAILED" in text:
-        return _Trouble("out_of_memory", f"alone in its batch it needs more memory than there is: {text}")
-    if isinstance(error, torch.AcceleratorError) or "CUDA error" in text:
-        raise BrokenWorker(f"{type(error).__name__}: {text}") from error
-    return _Trouble("synthesis_error", f"{type(error).__name__}: {text}")
+def _unknown_voice(row: Row) -> Failure:
+    message = f"the voice table has no voice {row.voice_id[:200]!r}"
+    return Failure(row.position, row.id, row.voice_id, "unknown_voice", message)

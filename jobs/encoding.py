@@ -1,0 +1,113 @@
+"""Waves to audio files, on threads beside the engine's, with room for a few batches at a time.
+
+libsndfile, numpy and hashlib let go of Python's lock while they work on a clip.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import threading
+from collections.abc import Generator
+from concurrent.futures import Future, ThreadPoolExecutor
+
+from jobs.audiofile import Samples, encode
+from jobs.batch import Batch, Item, Trouble, fault
+from jobs.manifest import Row
+from jobs.spool import Encoded
+
+BATCHES = 2  # delivered and not yet all spooled, of all shards together; a batch's waves are one buffer
+
+_Results = list[tuple[Item, "Future[Encoded | Trouble]"]]
+
+
+class Abandoned(Exception):
+    """Nobody waits for this shard's clips any more."""
+
+
+class Encoders:
+    """The threads, and the room for waves, of one worker.
+
+    Args:
+        threads: how many clips are encoded at the same time.
+        audio: the encoding.
+    """
+
+    def __init__(self, threads: int, audio: str) -> None:
+        self._pool = ThreadPoolExecutor(threads, "encoder")
+        self._audio = audio
+        self.room = threading.Semaphore(BATCHES)
+
+    def submit(self, row: Row, samples: Samples) -> Future[Encoded | Trouble]:
+        """A clip, or what is wrong with its wave."""
+        return self._pool.submit(_encoded, row, samples, self._audio)
+
+
+class Intake:
+    """The clips of one shard: waves go in on the engine's thread, files come out on the shard's own, in that order."""
+
+    def __init__(self, encoders: Encoders) -> None:
+        self._encoders = encoders
+        self._queue: queue.SimpleQueue[_Results | None] = queue.SimpleQueue()
+        self._abandoned = False
+
+    def put(self, batch: Batch, result: list[Samples] | Trouble) -> None:
+        """Takes a batch in; blocks while there is no room for it.
+
+        Raises:
+            Abandoned: nobody takes the clips out.
+        """
+        self._encoders.room.acquire()
+        if self._abandoned:
+            self._encoders.room.release()
+            raise Abandoned
+        if isinstance(result, Trouble):
+            self._queue.put([(item, _settled(result)) for item in batch])
+            return
+        rows = zip(batch, result, strict=True)
+        self._queue.put([(item, self._encoders.submit(item.row, samples)) for item, samples in rows])
+
+    def end(self) -> None:
+        """Says that no more batches come. Without it, `clips` waits for ever."""
+        self._queue.put(None)
+
+    def clips(self) -> Generator[tuple[Item, Encoded | Trouble], None, None]:
+        """Every row in the order of its batches, once its clip is encoded; to be closed when it is left early.
+
+        What encoding raised comes out here.
+        """
+        results: _Results | None = []
+        try:
+            while (results := self._queue.get()) is not None:
+                try:
+                    for item, future in results:
+                        yield item, future.result()
+                finally:
+                    self._encoders.room.release()
+        finally:
+            self._abandoned = True
+            while results is not None:
+                results = self._discard()
+
+    def _discard(self) -> _Results | None:
+        """Makes room for other shards; waits for the end, since the engine may be about to put one more batch in."""
+        results = self._queue.get()
+        if results is not None:
+            for _, future in results:
+                future.cancel()
+            self._encoders.room.release()
+        return results
+
+
+def _encoded(row: Row, samples: Samples, audio: str) -> Encoded | Trouble:
+    trouble = fault(row, samples)
+    if trouble is not None:
+        return trouble
+    data = encode(samples, audio)
+    return Encoded(samples=len(samples), data=data, sha256=hashlib.sha256(data).hexdigest())
+
+
+def _settled(trouble: Trouble) -> Future[Encoded | Trouble]:
+    future: Future[Encoded | Trouble] = Future()
+    future.set_result(trouble)
+    return future
