@@ -1,57 +1,86 @@
-"""Times the reference, in its own environment: ``python -P reference_worker.py FOLDER``, where a plan lies.
+"""The reference, one utterance after another, in its own environment: ``python -P reference_worker.py FOLDER DEVICE``.
 
-Loads the plan's weights, saves them as FOLDER/s3gen.safetensors as the reference would publish them, and says so on
-stdout; then takes the name of a case per line on stdin and answers with the seconds, by the clock and of CPU, that its
-synthesis took.
+FOLDER holds a plan and its inputs, see ``parity/reference.py``. Says when it is ready, then takes lists of the inputs'
+names, one a line, and answers each with what its synthesis cost: see ``benchmarks/contenders.py``.
 """
 
-import contextlib
 import json
+import os
 import pathlib
+import resource
 import sys
 import time
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "parity"))
 import reference
 
-
-def main(folder):
-    plan = json.loads((folder / "plan.json").read_text())
-    torch.set_num_threads(plan["threads"])
-    model = reference.build(reference.load_reference(), load_file(plan["weights"]), meanflow=plan["meanflow"])
-    state = {name: value.clone() for name, value in model.state_dict().items()}
-    save_file(state, folder / "s3gen.safetensors")
-    del state
-    inputs = load_file(folder / "inputs.safetensors")
-    answer({"ready": True})
-    for line in sys.stdin:
-        case = line.strip() + "/"
-        given = {name.removeprefix(case): value for name, value in inputs.items() if name.startswith(case)}
-        with contextlib.redirect_stdout(sys.stderr):
-            seconds, cpu_seconds, samples = timed(model, **given)
-        answer({"seconds": seconds, "cpu_seconds": cpu_seconds, "samples": samples})
+STATUS = pathlib.Path("/proc/self/status")
 
 
-def timed(model, tokens, prompt_token, prompt_feat, embedding):
-    """Seconds of one synthesis, by the clock and of CPU, and how many samples came out."""
-    voice = {
-        "prompt_token": prompt_token[None],
-        "prompt_token_len": torch.tensor([len(prompt_token)]),
-        "prompt_feat": prompt_feat[None],
-        "prompt_feat_len": None,
-        "embedding": embedding[None],
-    }
+class Speaker:
+    """The reference's model with the weights and inputs of a plan."""
+
+    def __init__(self, folder, device):
+        plan = json.loads((folder / "plan.json").read_text())
+        torch.set_num_threads(plan["threads"])
+        model = reference.build(reference.load_reference(), load_file(plan["weights"]), meanflow=plan["meanflow"])
+        self.model, self.device = model.to(device), device
+        self.inputs = {}
+        for key, value in load_file(folder / "inputs.safetensors").items():
+            case, name = key.rsplit("/", 1)
+            self.inputs.setdefault(case, {})[name] = value
+
+    def speak(self, tokens, case):
+        """The wave (samples,) of tokens in the voice of a case, in host memory."""
+        voice = self.inputs[case]
+        wave, _ = self.model.inference(
+            tokens[None].to(self.device),
+            ref_dict={
+                "prompt_token": voice["prompt_token"][None],
+                "prompt_token_len": torch.tensor([len(voice["prompt_token"])]),
+                "prompt_feat": voice["prompt_feat"][None],
+                "prompt_feat_len": None,
+                "embedding": voice["embedding"][None],
+            },
+        )
+        return wave[0].cpu()
+
+    def peak_bytes(self):
+        if self.device == "cuda":
+            return torch.cuda.max_memory_allocated()
+        if STATUS.exists():  # ru_maxrss would begin with what the process's parent held
+            return (
+                next(int(text.split()[1]) for text in STATUS.read_text().splitlines() if text.startswith("VmHWM"))
+                * 1024
+            )
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def timed(speaker, names):
+    """What the synthesis of the named inputs costs."""
     begun, cpu_begun = time.perf_counter(), time.process_time()
-    wave, _ = model.inference(tokens[None], ref_dict=voice)
-    return time.perf_counter() - begun, time.process_time() - cpu_begun, wave.shape[1]
+    samples = sum(len(speaker.speak(speaker.inputs[name]["tokens"], name)) for name in names)
+    wall, cpu = time.perf_counter() - begun, time.process_time() - cpu_begun
+    return {"seconds": wall, "cpu_seconds": cpu, "samples": samples, "peak_bytes": speaker.peak_bytes()}
 
 
-def answer(message):
-    print(json.dumps(message), flush=True)
+def answers():
+    """Where the answers go: stdout, to which from now on nothing else can write."""
+    kept = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    return lambda message: print(json.dumps(message), file=kept, flush=True)
+
+
+def main(folder, device):
+    answer = answers()
+    speaker = Speaker(pathlib.Path(folder), device)
+    answer({"torch": torch.__version__})
+    for line in sys.stdin:
+        answer(timed(speaker, json.loads(line)))
 
 
 if __name__ == "__main__":
-    main(pathlib.Path(sys.argv[1]))
+    main(*sys.argv[1:])

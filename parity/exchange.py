@@ -18,7 +18,8 @@ from s3gen.model import S3GenModel
 from s3gen.weights import random_weights
 
 _SCRIPT = Path(__file__).with_name("reference.py")
-_VISIBLE = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH")  # of this process's environment
+# Of this process's environment.
+_VISIBLE = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
