@@ -340,6 +340,10 @@ def _print_estimate(found: Estimate, gpu_hours: float | None) -> None:
         f"batches of at most {found.max_frames} frames: {found.padding_waste:.1%} of them is padding "
         f"({'all rows' if exact else f'sample of {found.sampled_rows} rows'}, {found.batches} batches)"
     )
+    if found.max_frames_assumed:
+        click.echo(
+            "  (assumed: with batch.max_frames auto the job finds its number when it begins, from its GPU's memory)"
+        )
     if found.sampled_failures:
         reasons = ", ".join(f"{code} {count}" for code, count in Counter(found.sampled_failures).most_common())
         click.echo(f"rows {'' if exact else 'of the sample '}that will fail: {reasons}")

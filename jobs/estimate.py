@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES
 from jobs.config import JobConfig
 from jobs.manifest import Manifest, check_rows
 from jobs.plan import Plan, make_plan
 from jobs.voices import VoiceTable
-from jobs.worker import AUTO_FRAMES
 from s3gen.constants import FRAMES_PER_TOKEN, TOKEN_RATE
-from s3gen.ragged import plan_batches
+from s3gen.ragged import padding_share, plan_batches
 
 SAMPLED_SHARDS = 8
 
@@ -28,10 +28,11 @@ class Estimate:
     rows: int
     audio_hours: float  # of all rows; from the sampled rows where those are all, else from the manifest's footers
     max_frames: int  # the frame budget that the batches below have
+    max_frames_assumed: bool  # the job itself will find its own, from the memory of its GPUs
     sampled_rows: int
     sampled_failures: dict[str, int] = field(default_factory=dict)  # rows of the sample that will fail, by code
     batches: int = 0  # of the sample
-    padding_waste: float = 0.0  # share of the sample's batches that is padding
+    padding_waste: float = 0.0  # share of the sample's batches that is padding, wherever a part of the model pads
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -59,7 +60,10 @@ class _Sampling:
     def __init__(self, config: JobConfig, plan: Plan, voices: VoiceTable) -> None:
         self._config, self._plan, self._voices = config, plan, voices
         self._failures: Counter[str] = Counter()
-        self._rows = self._tokens = self._batches = self._cells = self._used = 0
+        self._max_frames, self._assumed = _frame_budget(config)
+        self._rows = self._tokens = 0
+        self._frames: list[int] = []  # of all rows of the sample
+        self._batches: list[list[int]] = []  # row numbers in `_frames`
 
     def take(self, index: int) -> None:
         shard = self._plan.shard(index)
@@ -71,12 +75,11 @@ class _Sampling:
         rows = [row for row in rows if row.voice_id in voices]
         prompts = {voice_id: self._prompt(len(voice.prompt_token)) for voice_id, voice in voices.items()}
         frames = [FRAMES_PER_TOKEN * (prompts[row.voice_id] + len(row.tokens)) for row in rows]
-        batches = plan_batches(frames, self._budget()) if rows else []
+        batches = plan_batches(frames, self._max_frames)
+        self._batches += [[len(self._frames) + row for row in batch] for batch in batches]
+        self._frames += frames
         self._rows += shard.rows
         self._tokens += sum(len(row.tokens) for row in rows)
-        self._batches += len(batches)
-        self._cells += sum(len(batch) * max(frames[row] for row in batch) for batch in batches)
-        self._used += sum(frames)
 
     def result(self) -> Estimate:
         groups = self._plan.manifest.groups
@@ -86,19 +89,25 @@ class _Sampling:
             shards=len(self._plan),
             rows=self._plan.rows,
             audio_hours=tokens / TOKEN_RATE / 3600,
-            max_frames=self._budget(),
+            max_frames=self._max_frames,
+            max_frames_assumed=self._assumed,
             sampled_rows=self._rows,
             sampled_failures={code: count for code, count in sorted(self._failures.items()) if count},
-            batches=self._batches,
-            padding_waste=1 - self._used / self._cells if self._cells else 0.0,
+            batches=len(self._batches),
+            padding_waste=padding_share(self._frames, self._batches),
         )
 
     def _prompt(self, tokens: int) -> int:
         seconds = self._config.engine.prompt_seconds
         return tokens if seconds is None else min(tokens, max(1, int(seconds * TOKEN_RATE)))
 
-    def _budget(self) -> int:
-        if self._config.batch.max_frames != "auto":
-            return self._config.batch.max_frames
-        device = self._config.engine.device
-        return AUTO_FRAMES["cuda" if device == "cuda" or (device == "auto" and torch.cuda.is_available()) else "cpu"]
+
+def _frame_budget(config: JobConfig) -> tuple[int, bool]:
+    """The budget of a job, and whether it is a guess at what the job will find."""
+    if config.batch.max_frames != "auto":
+        return config.batch.max_frames, False
+    # A cluster is not asked; whoever has one for this has GPUs in it.
+    maybe = torch.cuda.is_available() or config.ray_address is not None
+    if config.engine.device == "cuda" or (config.engine.device == "auto" and maybe):
+        return ASSUMED_GPU_FRAMES, True
+    return CPU_FRAMES, False

@@ -18,14 +18,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, Calibration
 from jobs.cluster import Crew, Recipe, Stop, connected, nodes, plan_share
 from jobs.config import JobConfig, config_from
-from jobs.errors import InputError, Unfinished
+from jobs.errors import InputError, JobError, Unfinished
 from jobs.finish import Summary
 from jobs.lease import Lease
 from jobs.ledger import Ledger, exists
 from jobs.manifest import Manifest
-from jobs.models import open_model
+from jobs.models import device_of, open_model
 from jobs.placement import Share
 from jobs.plan import Plan, make_plan
 from jobs.progress import Meter, showing
@@ -34,7 +35,7 @@ from jobs.storage import Folder, Options
 from jobs.voice_build import BuildReport, Part, PartReport, VoiceBuild, VoiceMaker
 from jobs.voice_sources import find_sources
 from jobs.voices import VoiceTable
-from jobs.worker import ShardReport, device_of, fingerprints
+from jobs.worker import ShardReport, fingerprints
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLE_RATE
 
@@ -127,10 +128,8 @@ def _describe(config: JobConfig, limit: int | None) -> tuple[dict[str, Any], Pla
 def _run(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, console: Console) -> Outcome:
     logging.getLogger("jobs").setLevel(config.log_level.upper())
     with _workplace(config, folder, len(plan)) as (share, stop):
-        threads = share.threads if share is not None else 1
-        # Samples on a CPU depend on the number of threads in their last bits, so a resume keeps the first run's.
-        begun = exists(folder)
-        ledger = Ledger.open(folder) if begun else Ledger.start(folder, {**job, "threads": threads}, plan)
+        # Where only the end is left to do, the job is begun.
+        ledger = Ledger.open(folder) if share is None or exists(folder) else _begin(config, job, plan, folder, share)
         with ledger.lease(on_wait=log.warning) as lease:
             done = ledger.committed()
             if len(done) < len(plan):
@@ -140,6 +139,48 @@ def _run(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, con
             summary = ledger.finalise()
         made = len(plan) - len(done)
         return Outcome(output=folder.url, model=config.model, summary=summary, made_shards=made)
+
+
+def _begin(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, share: Share) -> Ledger:
+    """The job in its output, with what a resume shall find as it was here: neither follows from the configuration.
+
+    Samples on a CPU depend on the number of threads in their last bits; a batch's rows on each other in theirs.
+    """
+    batch = {"max_frames": _frame_budget(config, share)}
+    job = {**job, "config": {**job["config"], "batch": batch}, "threads": share.threads}
+    return Ledger.start(folder, job, plan)
+
+
+def _frame_budget(config: JobConfig, share: Share) -> int:
+    """`batch.max_frames` as a number.
+
+    Raises:
+        JobError: it is auto, and no worker could find it.
+    """
+    if config.batch.max_frames != "auto":
+        return config.batch.max_frames
+    if not share.gpus:
+        return CPU_FRAMES
+    # Where a worker would be: this process may have no GPU.
+    recipe = Recipe(
+        make="jobs.budget:open_calibrator",
+        arguments={
+            "config": config.frozen(),
+            "options": config.storage_options,
+            "threads": share.threads,
+            "gpus": share.gpus,
+        },
+    )
+    schedule, found = Schedule([0]), list[Calibration]()
+    crew = Crew(recipe, workers=1, share=share, describe=lambda task: "finding the frame budget")
+    crew.work(schedule, lambda task, calibration: found.append(calibration))
+    if not found:
+        raise JobError(
+            f"batch.max_frames: auto did not come to a number: {schedule.given_up[0]}; give one, such as "
+            f"--set batch.max_frames={ASSUMED_GPU_FRAMES}"
+        )
+    log.info("%s", found[0])
+    return found[0].max_frames
 
 
 @contextlib.contextmanager
@@ -172,12 +213,13 @@ def _make_shards(
     config: JobConfig, ledger: Ledger, share: Share, done: set[int], lease: Lease, stop: Stop, console: Console
 ) -> None:
     plan, folder = ledger.plan, ledger.folder
+    given, frozen = config.batch.max_frames, ledger.job["config"]["batch"]["max_frames"]
     recipe = Recipe(
         make="jobs.worker:Worker.open",
         arguments={
             "output": folder.url,
             "options": config.storage_options,
-            "max_frames": config.batch.max_frames,
+            "max_frames": frozen if given == "auto" else given,
             "threads": ledger.job["threads"],
         },
     )

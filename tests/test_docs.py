@@ -88,7 +88,7 @@ def test_link_leads_nowhere(document: Path) -> None:
         assert (document.parent / target).exists(), f"{document.name} links to {target}"
 
 
-CODE = re.compile(r"""(?:_Problem|_Trouble|_Rejected)\(\s*"(\w+)"|VoiceFailure\(shown_id, shown_path, "(\w+)\"""")
+CODE = re.compile(r"""(?:_Problem|Trouble|_Rejected)\(\s*"(\w+)"|VoiceFailure\(shown_id, shown_path, "(\w+)\"""")
 
 
 def test_file_has_a_column_or_a_code_that_the_documentation_lacks() -> None:

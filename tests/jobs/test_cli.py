@@ -211,6 +211,31 @@ def test_plan_counts_writes_nothing_and_invents_no_speed(job: dict[str, Any], tm
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_plan_measures_a_gpu_or_hides_that_it_did_not(job: dict[str, Any], tmp_path: Path) -> None:
+    def planned(**values: Any) -> tuple[int, bool, str]:
+        config = write_config(tmp_path / "job.yaml", **job, **values)
+        found = json.loads(cli("plan", config, "--json").stdout)
+        return found["max_frames"], found["max_frames_assumed"], cli("plan", config).stdout
+
+    *guess, text = planned(engine={"device": "cuda"})
+    assert guess == [32_768, True]
+    assert "with batch.max_frames auto the job finds its number when it begins" in text
+    *given, text = planned(engine={"device": "cuda"}, batch={"max_frames": 5_000})
+    assert given == [5_000, False]
+    assert "auto" not in text
+    assert planned(engine={"device": "cpu"})[:2] == (8_192, False)
+    assert planned(ray_address="head:6379")[:2] == (32_768, True)
+
+
+def test_plan_loads_ray_or_a_model(job: dict[str, Any], tmp_path: Path) -> None:
+    config = write_config(tmp_path / "job.yaml", **(job | {"model": str(tmp_path / "nowhere")}))
+    code = f"import sys; from jobs.cli import main; main(['plan', {str(config)!r}], standalone_mode=False)"
+    run = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("rows: 6 in 3 shards")
+    assert not re.search(r"\| +ray$", run.stderr, re.MULTILINE)
+    assert re.search(r"\| +jobs\.estimate$", run.stderr, re.MULTILINE)
+
+
 def test_a_limit_is_part_of_the_plan(job: dict[str, Any], tmp_path: Path) -> None:
     found = json.loads(cli("plan", write_config(tmp_path / "job.yaml", **job), "--limit", "3", "--json").stdout)
     assert (found["rows"], found["shards"]) == (3, 2)

@@ -21,10 +21,11 @@ def _without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         ([Node(2, 0)], 50, 0, 0.01, 1),
         ([Node(16, 0)], "auto", 0, 4, 4),
         ([Node(8, 0), Node(8, 0)], 3, 0, 4, 4),  # not 16 / 3, of which one machine holds only one
-        ([Node(16, 1)], 1, 1, 8, 8),
+        ([Node(16, 1)], 1, 1, 4, 4),
         ([Node(16, 1)], 4, 0.25, 4, 4),
+        ([Node(6, 1)], 2, 0.5, 3, 3),
         ([Node(4, 8)], "auto", 1, 0.5, 1),
-        ([Node(16, 2)], 9, 1, 8, 8),  # more than there are GPUs: as for two
+        ([Node(6, 2)], 9, 1, 3, 3),  # more than there are GPUs: as for two
         ([Node(0, 0), Node(4, 0)], 1, 0, 4, 4),  # a head node without CPUs
         ([], 1, 0, 1, 1),
     ],

@@ -1,0 +1,170 @@
+"""The frame budget of a job: found once, where the workers are, and the job's from then on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+
+from jobs import runs
+from jobs.budget import CPU_FRAMES
+from jobs.cli import main
+from jobs.cluster import Crew, Recipe
+from s3gen import S3GenModel
+from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
+from tests.jobs.ray_session import local_ray
+
+__all__ = ["local_ray"]
+
+FOUND = 2_048  # what the calibrator of tests.jobs.fake_gpu finds for a whole GPU
+
+
+class Watch:
+    """What the crews of a run are told, and what is done about it."""
+
+    def __init__(self) -> None:
+        self.recipes: list[Recipe] = []
+        self.calibrator = "tests.jobs.fake_gpu:open_calibrator"
+        self.make_shards = True
+
+    @property
+    def calibrations(self) -> int:
+        return sum("config" in recipe.arguments for recipe in self.recipes)
+
+    @property
+    def worker_frames(self) -> int:
+        """The budget that the workers of the last run got."""
+        return int(self.recipes[-1].arguments["max_frames"])
+
+
+@pytest.fixture
+def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
+    seen = Watch()
+
+    class Watched(Crew):
+        def __init__(self, recipe: Recipe, **order: Any) -> None:
+            calibrates = "open_calibrator" in recipe.make
+            seen.recipes.append(recipe)
+            replaced = Recipe(make=seen.calibrator, arguments=recipe.arguments)
+            super().__init__(replaced if calibrates else recipe, **order)
+            self._stopped = not calibrates and not seen.make_shards
+
+        def work(self, *args: Any, **kwargs: Any) -> None:
+            if self._stopped:
+                raise KeyboardInterrupt
+            super().work(*args, **kwargs)
+
+    monkeypatch.setattr(runs, "Crew", Watched)
+    return seen
+
+
+def cli(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
+
+
+@pytest.fixture(scope="module")
+def table(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("voices")
+    write_clips(folder / "clips")
+    return build_table(tiny_model, folder / "clips", folder / "voices.parquet")
+
+
+@pytest.fixture
+def job(table: Path, tmp_path: Path, local_ray: None) -> dict[str, Any]:
+    """A configuration. Ray believes in two GPUs, so each worker gets one; torch finds none."""
+    manifest = write_manifest(tmp_path / "manifest.parquet", good_rows(48, most=90))
+    return {
+        "manifest": str(manifest),
+        "voices": str(table),
+        "output": str(tmp_path / "out"),
+        "shard_rows": 24,
+        "engine": {"n_cfm_timesteps": 1},
+    }
+
+
+def _frozen(output: Path) -> Any:
+    return json.loads((output / "job.json").read_text())["config"]["batch"]["max_frames"]
+
+
+def _digests(output: Path) -> list[str]:
+    found: list[str] = pq.read_table(output / "index.parquet").column("sha256").to_pylist()
+    return found
+
+
+def test_a_resume_makes_other_batches_than_the_run_before_it(job: dict[str, Any], tmp_path: Path, watch: Watch) -> None:
+    config, output = write_config(tmp_path / "job.yaml", **job), tmp_path / "out"
+    watch.make_shards = False
+    assert cli("synth", config).exit_code == 1
+    assert (watch.calibrations, watch.worker_frames, _frozen(output)) == (1, FOUND, FOUND)
+
+    # Each of these runs would find another number if it looked.
+    watch.calibrator = "tests.jobs.fake_gpu:Hopeless"
+    for again in (["synth", config], ["resume", output], ["resume", output, "--set", "batch.max_frames=auto"]):
+        assert cli(*again).exit_code == 1
+        assert (watch.calibrations, watch.worker_frames, _frozen(output)) == (1, FOUND, FOUND)
+    refused = cli("resume", output, "--set", "engine.dtype=bfloat16", "--set", "engine.compile=true")
+    assert refused.exit_code == 2
+    assert 'engine.dtype: was "float32", is "bfloat16"' in refused.stderr
+    assert "engine.compile: was false, is true" in refused.stderr
+
+    watch.make_shards = True
+    assert cli("resume", output).exit_code == 0
+    explicit = write_config(tmp_path / "explicit.yaml", **{**job, "output": str(tmp_path / "whole")})
+    assert cli("synth", explicit, "--set", f"batch.max_frames={FOUND}").exit_code == 0
+    assert (watch.calibrations, _frozen(tmp_path / "whole")) == (1, FOUND)
+    assert _digests(output) == _digests(tmp_path / "whole")
+
+
+def test_a_number_that_is_given_is_not_used(job: dict[str, Any], tmp_path: Path, watch: Watch) -> None:
+    config, output = write_config(tmp_path / "job.yaml", **job, batch={"max_frames": 5_000}), tmp_path / "out"
+    watch.make_shards = False
+    cli("synth", config)
+    assert (watch.calibrations, watch.worker_frames, _frozen(output)) == (0, 5_000, 5_000)
+    cli("synth", config, "--set", "batch.max_frames=auto")
+    assert watch.worker_frames == 5_000
+    cli("resume", output, "--set", "batch.max_frames=700")
+    assert (watch.worker_frames, _frozen(output)) == (700, 5_000)
+
+
+@pytest.mark.parametrize(
+    ("changes", "found"),
+    [
+        # This process has no GPU: the cluster's is asked.
+        ({"ray_address": "127.0.0.1:1", "engine": {"device": "cuda", "n_cfm_timesteps": 1}}, FOUND),
+        ({"gpus_per_worker": 0.5, "workers": 2}, FOUND // 2),
+    ],
+)
+def test_the_budget_is_of_another_machine_than_a_workers_share(
+    job: dict[str, Any], tmp_path: Path, watch: Watch, changes: dict[str, Any], found: int
+) -> None:
+    watch.make_shards = False
+    result = cli("synth", write_config(tmp_path / "job.yaml", **(job | changes)), "--limit", 10)
+    assert (result.exit_code, watch.worker_frames, _frozen(tmp_path / "out-trial-10")) == (1, found, found)
+    assert f"frame budget {found}, from" in result.stderr
+
+
+def test_a_machine_without_gpus_is_measured(job: dict[str, Any], tmp_path: Path, watch: Watch) -> None:
+    watch.make_shards = False
+    watch.calibrator = "tests.jobs.fake_gpu:Hopeless"
+    cli("synth", write_config(tmp_path / "job.yaml", **job), "--set", "engine.device=cpu")
+    assert (watch.calibrations, _frozen(tmp_path / "out")) == (0, CPU_FRAMES)
+
+
+def test_a_gpu_that_only_ray_finds_ends_the_job(job: dict[str, Any], tmp_path: Path, watch: Watch) -> None:
+    watch.make_shards = False
+    watch.calibrator = "jobs.budget:open_calibrator"
+    cli("synth", write_config(tmp_path / "job.yaml", **job))
+    assert (watch.calibrations, _frozen(tmp_path / "out")) == (1, CPU_FRAMES)
+
+
+def test_a_calibration_that_fails_leaves_a_job_behind(job: dict[str, Any], tmp_path: Path, watch: Watch) -> None:
+    watch.calibrator = "tests.jobs.fake_gpu:Hopeless"
+    result = cli("synth", write_config(tmp_path / "job.yaml", **job))
+    assert result.exit_code == 1
+    assert "batch.max_frames: auto did not come to a number: ValueError: the card is on fire" in result.stderr
+    assert "--set batch.max_frames=" in result.stderr
+    assert not (tmp_path / "out").exists()
