@@ -279,7 +279,8 @@ def test_what_cannot_be_made_ends_in_exit_1_with_what_is_left_and_a_resume_makes
             parts[1].rename(hidden)
 
     monkeypatch.setattr(runs, "Crew", Forgetful)
-    config = _config(tmp_path, inputs, good_rows(1), manifest=str(tmp_path / "part-*.parquet"))
+    budget = {"max_frames": 8192}  # not auto, which takes a crew of its own
+    config = _config(tmp_path, inputs, good_rows(1), manifest=str(tmp_path / "part-*.parquet"), batch=budget)
     result = cli("synth", config)
     monkeypatch.undo()
     assert result.exit_code == 1
