@@ -27,6 +27,7 @@ class Estimator(nn.Module):
         super().__init__()
         channels, time_dim = config.channels, 4 * config.channels
         self.in_channels = config.in_channels
+        self.heads = config.heads
         self.time_mlp = TimeEmbedding(config.in_channels, time_dim)
         self.time_embed_mixer = nn.Linear(2 * time_dim, time_dim, bias=False) if config.meanflow else None
         self.down = Stage(config, config.in_channels, time_dim)

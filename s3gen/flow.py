@@ -3,10 +3,10 @@
 Reference: chatterbox-tts 0.1.7, ``models/s3gen/flow.py`` and ``models/s3gen/flow_matching.py``.
 Flow matching: Lipman et al., arXiv 2210.02747. Mean-flow: Geng et al., arXiv 2505.13447.
 
-Each row is its prompt and its tokens joined, then padded on the right; what padding the layers could see is masked
-in the encoder and in the attention.
+Each row is its prompt and its tokens joined. The encoder takes a right-padded batch and masks what padding its layers
+could see; the solver takes the rows end to end, without padding.
 
-Shape letters: B rows, N joined tokens, T = 2 x N frames (6 fewer when the look-ahead is held back), M mel bins.
+Shape letters: B rows, N joined tokens, M mel bins, H halves of guidance.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,11 @@ from torch import Tensor, nn
 from s3gen.config import FlowConfig
 from s3gen.encoder import UpsampleEncoder
 from s3gen.estimator import Estimator
-from s3gen.ragged import length_mask
+from s3gen.lean import LeanEstimator
+from s3gen.packing import Packing
+from s3gen.precision import HALF_TYPES
+from s3gen.ragged import length_mask, pad_rows
+from s3gen.scratch import Scratch
 
 DEFAULT_STEPS = 10
 DEFAULT_MEANFLOW_STEPS = 2
@@ -41,6 +46,8 @@ class Flow(nn.Module):
         self.encoder = UpsampleEncoder(config.encoder)
         self.mel_proj = nn.Linear(config.encoder.dim, config.mels)
         self.estimator = Estimator(config.estimator)
+        self.dtype = "float32"  # of `s3gen.precision.DTYPES`
+        self._lean: tuple[tuple[Any, ...], LeanEstimator] | None = None
 
     @property
     def default_steps(self) -> int:
@@ -52,44 +59,86 @@ class Flow(nn.Module):
         return self.mel_proj(self.encoder(self.token_embedding(tokens), lengths))
 
     def solve(
-        self, mu: Tensor, frames: Sequence[int], prompt: Tensor, embedding: Tensor, noise: Tensor, steps: int
-    ) -> Tensor:
-        """Integrate from noise to mel.
+        self,
+        mu: Sequence[Tensor],
+        prompts: Sequence[Tensor],
+        embedding: Tensor,
+        noise: Sequence[Tensor],
+        steps: int,
+    ) -> list[Tensor]:
+        """Integrate from noise to mel, the rows laid end to end.
 
         Args:
-            mu: (B, T, M), of `encode`.
-            frames: B frames per row, prompt included; the longest is T.
-            prompt: (B, T, M), the prompt's log-mel at each row's start, zeros after it.
+            mu: B rows (frames, M), of `encode`: prompt and generated frames.
+            prompts: B rows (at most as many frames, M), the prompts' log-mels.
             embedding: (B, speaker width), as the speaker encoder gives it.
-            noise: (B, T, M) standard normal; any finite filler in the padding.
+            noise: B rows like `mu`, standard normal.
             steps: Euler steps.
 
         Returns:
-            (B, T, M): the log-mel of prompt and generated frames; meaningless in the padding.
+            B rows like `mu`: the log-mel of prompt and generated frames.
         """
-        mask = length_mask(frames, mu.device)
-        speaker = self.speaker_proj(F.normalize(embedding, dim=1))[:, None, :].expand_as(mu)
-        condition = torch.cat((mu, speaker, prompt), dim=2)
-        guided = not self.meanflow  # mean-flow was distilled from guided output and needs no second half
-        if guided:
-            condition = torch.cat((condition, torch.zeros_like(condition)))
-            mask = None if mask is None else mask.repeat(2, 1)
-        times = self._times(steps, mu)
-        embeddings = [self.estimator.embed_time(start, end) for start, end in itertools.pairwise(times)]
-        x = noise
-        for step, embedded in enumerate(embeddings):
-            velocity = self._velocity(x, condition, embedded, mask, guided=guided)
-            x = x + (times[step + 1] - times[step]) * velocity
-        return x
+        frames = [len(row) for row in mu]
+        packing = Packing(frames, embedding.device, copies=1 if self.meanflow else 2)
+        speakers = [row.expand(len(mu[place]), -1) for place, row in enumerate(self._speakers(embedding))]
+        given = torch.cat((packing.pack(mu), packing.pack(speakers), packing.pack(prompts)), dim=1)
+        estimator = self.lean()
+        times = self._times(steps, embedding)
+        condition = estimator.condition(given, times[:-1], times[1:], packing)
+        scratch = Scratch(given.to(estimator.dtype))
+        x = packing.pack(noise)
+        for step in range(steps):
+            velocity = estimator.velocity(x, condition, condition.times[step], packing, scratch)
+            x = packing.empty(x + (times[step + 1] - times[step]) * self._guided(velocity))
+        return packing.split(x)
 
-    def _velocity(self, x: Tensor, condition: Tensor, time: Tensor, mask: Tensor | None, *, guided: bool) -> Tensor:
-        if not guided:
-            return self.estimator(x, condition, time, mask)
-        given, free = self.estimator(x.repeat(2, 1, 1), condition, time, mask).chunk(2)
-        return (1.0 + self.guidance) * given - self.guidance * free
+    def solve_plain(
+        self,
+        mu: Sequence[Tensor],
+        prompts: Sequence[Tensor],
+        embedding: Tensor,
+        noise: Sequence[Tensor],
+        steps: int,
+    ) -> list[Tensor]:
+        """The same over a padded batch, with the estimator as it was trained: what `solve` is held against."""
+        frames = [len(row) for row in mu]
+        padded, copies = pad_rows(mu), 1 if self.meanflow else 2
+        prompt = F.pad(pad_rows(prompts), (0, 0, 0, padded.shape[1] - max(len(row) for row in prompts)))
+        speaker = self._speakers(embedding)[:, None, :].expand_as(padded)
+        condition = torch.cat((padded, speaker, prompt), dim=2)
+        condition = torch.cat((condition, torch.zeros_like(condition)))[: copies * len(frames)]
+        mask = length_mask(frames * copies, padded.device)
+        times = self._times(steps, padded)
+        x = pad_rows(noise)
+        for start, end in itertools.pairwise(times):
+            velocity = self.estimator(x.repeat(copies, 1, 1), condition, self.estimator.embed_time(start, end), mask)
+            x = x + (end - start) * self._guided(velocity.unflatten(0, (copies, -1)))
+        return [row[:length] for row, length in zip(x, frames, strict=True)]
+
+    def lean(self) -> LeanEstimator:
+        """The estimator's weights as `solve` needs them, made again when they have changed, moved or been recast."""
+        dtype = HALF_TYPES.get(self.dtype, self.mel_proj.weight.dtype)
+        state = (dtype, *((weight.data_ptr(), _version(weight)) for weight in self.estimator.parameters()))
+        if self._lean is None or self._lean[0] != state:
+            self._lean = (state, LeanEstimator(self.estimator, dtype))
+        return self._lean[1]
+
+    def _speakers(self, embedding: Tensor) -> Tensor:
+        return self.speaker_proj(F.normalize(embedding, dim=1))
+
+    def _guided(self, velocity: Tensor) -> Tensor:
+        """One velocity of the halves (H, ...); mean-flow was distilled from guided output and has one."""
+        if len(velocity) == 1:
+            return velocity[0]
+        return (1.0 + self.guidance) * velocity[0] - self.guidance * velocity[1]
 
     def _times(self, steps: int, like: Tensor) -> Tensor:
         times = torch.linspace(0, 1, steps + 1, dtype=like.dtype, device=like.device)
         if self.meanflow or self.schedule == "linear":
             return times
         return 1 - torch.cos(times * 0.5 * math.pi)
+
+
+def _version(weight: Tensor) -> int:
+    """How often a weight was written in place; weights made in inference mode do not tell."""
+    return 0 if weight.is_inference() else weight._version

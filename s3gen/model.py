@@ -24,14 +24,18 @@ from s3gen.config import RANDOM_MODELS, S3GenConfig
 from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS, SAMPLE_RATE, TOKENIZER_RATE
 from s3gen.flow import Flow
 from s3gen.noise import Stream
-from s3gen.precision import check_dtype, strict_float32
-from s3gen.ragged import pad_rows
+from s3gen.precision import check_dtype, float32_products, strict_float32
+from s3gen.ragged import on_device, pad_rows, plan_batches, rows_on_device
 from s3gen.speaker import SpeakerEncoder
 from s3gen.tokenizer import SpeechTokenizer
 from s3gen.tokens import TokenRow, check_tokens, split_tokens
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import RefDict, Voice
 from s3gen.weights import random_weights
+
+# What goes through the encoder and the vocoder at once, padding included: rows of like length, so that little of it is.
+ENCODER_TOKENS = 4_096
+VOCODER_FRAMES = 4_096
 
 _FADE_SAMPLES = SAMPLE_RATE // 50  # 20 ms of silence, then 20 ms of raised cosine
 _VOICE_PARTS = ("tokenizer.", "speaker_encoder.")
@@ -115,8 +119,8 @@ class S3GenModel(nn.Module):
         Raises:
             ValueError: an unknown dtype.
         """
-        self.precision = check_dtype(dtype)
-        self.compiled = compile
+        self.flow.dtype = check_dtype(dtype)
+        self.mel2wav.tf32 = dtype != "float32"
         return self
 
     def warm_up(self, max_frames: int) -> None:
@@ -261,7 +265,9 @@ class S3GenModel(nn.Module):
         voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
         seeds = noises.per_row(seed, len(rows))
         mels = self._mels(rows, voices, seeds, finalize=finalize, steps=n_cfm_timesteps, noise=noise)
-        return self._waves(mels, seeds, cache_source=cache_source, start_fade=start_fade)
+        made = self._waves(mels, seeds, cache_source=cache_source, start_fade=start_fade)
+        waves, sources = zip(*made, strict=True)
+        return pad_rows(waves), pad_rows(sources)[:, None, :]
 
     @torch.no_grad()
     def synthesize(
@@ -296,9 +302,7 @@ class S3GenModel(nn.Module):
             return []
         rows = [check_tokens(row) for row in tokens]
         mels = self._mels(rows, [Voice.from_ref(ref) for ref in refs], seeds, finalize=True, steps=n_cfm_timesteps)
-        waves, _ = self._waves(mels, seeds, start_fade=start_fade)
-        samples = self.mel2wav.config.frame_samples
-        return [wave[: len(mel) * samples].clone() for wave, mel in zip(waves, mels, strict=True)]
+        return [wave for wave, _ in self._waves(mels, seeds, start_fade=start_fade)]
 
     def _mels(
         self,
@@ -318,26 +322,44 @@ class S3GenModel(nn.Module):
             max(start, (len(tokens) - held) * FRAMES_PER_TOKEN) for start, tokens in zip(starts, joined, strict=True)
         ]
         drawn = self._noise(seeds, max(frames), noise)
-        with strict_float32(self.device):
-            mu = self.flow.encode(pad_rows(joined).to(self.device), [len(tokens) for tokens in joined])
-            mu = mu[:, : max(frames)]
-            prompt = torch.zeros_like(mu)
-            for row, voice in enumerate(voices):
-                prompt[row, : starts[row]] = voice.prompt_feat.to(prompt)
-            embedding = torch.stack([voice.embedding.to(prompt) for voice in voices])
-            mel = self.flow.solve(mu, frames, prompt, embedding, drawn, self._steps(steps))
-        return [mel[row, start:end] for row, (start, end) in enumerate(zip(starts, frames, strict=True))]
+        with float32_products(self.device, tf32=self.flow.dtype != "float32"):
+            mu = [encoded[:count] for encoded, count in zip(self._encode(joined), frames, strict=True)]
+            prompts = rows_on_device([voice.prompt_feat.to(self.dtype) for voice in voices], self.device)
+            embedding = on_device(torch.stack([voice.embedding.to(self.dtype) for voice in voices]), self.device)
+            noises_of = [row[:count] for row, count in zip(drawn, frames, strict=True)]
+            mels = self.flow.solve(mu, prompts, embedding, noises_of, self._steps(steps))
+        return [mel[start:] for mel, start in zip(mels, starts, strict=True)]
+
+    def _encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """Rows of prompt and tokens to their mu (frames, 80), in groups of like length."""
+        encoded: dict[int, Tensor] = {}
+        for group in plan_batches([len(row) for row in tokens], ENCODER_TOKENS):
+            padded = on_device(pad_rows([tokens[row] for row in group]), self.device)
+            mu = self.flow.encode(padded, [len(tokens[row]) for row in group])
+            encoded.update((row, mu[place, : FRAMES_PER_TOKEN * len(tokens[row])]) for place, row in enumerate(group))
+        return [encoded[row] for row in range(len(tokens))]
 
     def _waves(
         self, mels: Sequence[Tensor], seeds: Sequence[int], *, cache_source: Tensor | None = None, start_fade: bool
-    ) -> tuple[Tensor, Tensor]:
-        waves, source = self.mel2wav.inference(
-            pad_rows(mels).transpose(1, 2), cache_source, lengths=[len(mel) for mel in mels], seed=seeds
-        )
-        if start_fade:
-            faded = min(waves.shape[1], len(self.start_fade))
-            waves = torch.cat((waves[:, :faded] * self.start_fade[:faded], waves[:, faded:]), dim=1)
-        return waves, source
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Waveform and source, (samples,) each, of every row's mel (frames, 80), in groups of like length."""
+        made: dict[int, tuple[Tensor, Tensor]] = {}
+        for group in plan_batches([max(1, len(mel)) for mel in mels], VOCODER_FRAMES):
+            lengths = [len(mels[row]) for row in group]
+            cache = cache_source if cache_source is None or len(cache_source) == 1 else cache_source[group]
+            waves, source = self.mel2wav.inference(
+                pad_rows([mels[row] for row in group]).transpose(1, 2),
+                cache,
+                lengths=lengths,
+                seed=[seeds[row] for row in group],
+            )
+            if start_fade:
+                faded = min(waves.shape[1], len(self.start_fade))
+                waves[:, :faded] *= self.start_fade[:faded]
+            ends = [length * self.mel2wav.config.frame_samples for length in lengths]
+            rows = zip(group, waves, source[:, 0], ends, strict=True)
+            made.update((row, (wave[:end], source[:end])) for row, wave, source, end in rows)
+        return [made[row] for row in range(len(mels))]
 
     def _noise(self, seeds: Sequence[int], frames: int, given: Tensor | None) -> Tensor:
         if given is None:

@@ -16,6 +16,8 @@ import torch
 # bfloat16, float16: the flow's estimator in that type, everything else as with tf32.
 DTYPES = ("float32", "tf32", "bfloat16", "float16")
 
+HALF_TYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+
 
 def check_dtype(dtype: str) -> str:
     """The name itself.

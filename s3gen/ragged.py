@@ -11,6 +11,20 @@ import torch
 from torch import Tensor
 
 
+def on_device(tensor: Tensor, device: torch.device) -> Tensor:
+    """A CPU tensor on a device. On CUDA the copy is queued: the caller does not wait for what runs there."""
+    if device.type != "cuda" or tensor.device.type != "cpu":
+        return tensor.to(device)
+    return tensor.pin_memory().to(device, non_blocking=True)
+
+
+def rows_on_device(rows: Sequence[Tensor], device: torch.device) -> list[Tensor]:
+    """CPU rows (T_i, ...) on a device, moved in one piece; rows that are there stay as they are."""
+    if all(row.device == device for row in rows):
+        return list(rows)
+    return list(on_device(torch.cat([row.cpu() for row in rows]), device).split([len(row) for row in rows]))
+
+
 def length_mask(lengths: Sequence[int], device: torch.device) -> Tensor | None:
     """Where a right-padded batch holds data: (B, T) bool with T the longest, or None when every row is as long.
 
@@ -19,7 +33,7 @@ def length_mask(lengths: Sequence[int], device: torch.device) -> Tensor | None:
     if min(lengths) == max(lengths):
         return None
     columns = torch.arange(max(lengths), device=device)
-    return columns[None, :] < torch.tensor(lengths, device=device)[:, None]
+    return columns[None, :] < on_device(torch.tensor(lengths), device)[:, None]
 
 
 def zero_padding(x: Tensor, mask: Tensor | None) -> Tensor:
@@ -66,7 +80,7 @@ def plan_batches(lengths: Sequence[int], max_frames: int) -> list[list[int]]:
 def _fill(ordered: Sequence[int], max_frames: int) -> list[int]:
     """Where batches begin when each is filled to the brim; `ordered` lengths, longest first."""
     starts: list[int] = []
-    for place, length in enumerate(ordered):
+    for place in range(len(ordered)):
         if not starts or (place - starts[-1] + 1) * ordered[starts[-1]] > max_frames:
             starts.append(place)
     return starts

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from s3gen import checkpoint, names
 from s3gen.config import RANDOM_MODELS, HiFTNetConfig, S3GenConfig
 from s3gen.f0 import F0Predictor
-from s3gen.precision import strict_float32
+from s3gen.precision import float32_products
 from s3gen.ragged import length_mask, zero_padding
 from s3gen.source import HarmonicSource
 from s3gen.stft import ShortTimeFourier
@@ -41,6 +41,7 @@ class HiFTNetModel(nn.Module):
     def __init__(self, config: HiFTNetConfig) -> None:
         super().__init__()
         self.config = config
+        self.tf32 = False  # the convolutions of `decode` on CUDA; F0 and source stay as they are
         self.f0 = F0Predictor(config.in_channels, config.f0_predictor_cond_channels)
         self.source = HarmonicSource(config)
         self.stft = ShortTimeFourier(config.istft_n_fft, config.istft_hop_len)
@@ -132,7 +133,7 @@ class HiFTNetModel(nn.Module):
         """Mel (B, M, T) and source (B, 1, S) to the waveform (B, S)."""
         counts = self._check_mel(mel, lengths)
         masks = self._masks(counts, mel.device)
-        with strict_float32(mel.device):
+        with float32_products(mel.device, tf32=self.tf32):
             spectrum = zero_padding(self.stft(source[:, 0], [n * self.config.frame_samples for n in counts]), masks[-1])
             x = zero_padding(self.conv_pre(zero_padding(mel, masks[0])), masks[0])
             for stage, mask in enumerate(masks[1:]):

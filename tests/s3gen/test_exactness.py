@@ -94,28 +94,29 @@ def test_the_encoder_needs_its_key_masks_at_both_rates(exact_model, monkeypatch,
 # --- the estimator and its solver ----------------------------------------------------------------------------------
 
 
-def solve(model, lengths, *, mask=True):
+def solver_rows(model, lengths):
     width = model.config.mel_bins
     frames = [n * FRAMES_PER_TOKEN for n in lengths]
-    rows = [[garbage((n, width), seed=10 * n + k) for k in range(3)] for n in frames]
-    embedding = garbage((len(frames), model.config.speaker_embed_dim))
-    mu, prompt, noise = (padded([row[k] for row in rows], 0) for k in range(3))
-    alone = [
-        model.flow.solve(row[0][None], [n], row[1][None], embedding[i : i + 1], row[2][None], 2)[0]
-        for i, (row, n) in enumerate(zip(rows, frames, strict=True))
-    ]
-    counted = frames if mask else [max(frames)] * len(frames)
-    together = model.flow.solve(mu, counted, prompt, embedding, noise, 2)
-    return alone, [out[:n] for out, n in zip(together, frames, strict=True)]
+    mu, noise = ([garbage((n, width), seed=10 * n + k) for n in frames] for k in range(2))
+    prompts = [garbage((1 + n // 3, width), seed=10 * n + 2) for n in frames]
+    return mu, prompts, garbage((len(frames), model.config.speaker_embed_dim)), noise
 
 
-def test_the_solver_alone_equals_in_a_batch(exact_model):
-    for alone, together in zip(*solve(exact_model, LENGTHS), strict=True):
+def solve(solver, model, lengths):
+    mu, prompts, embedding, noise = solver_rows(model, lengths)
+    alone = [solver(*([x[i]] for x in (mu, prompts)), embedding[i : i + 1], [noise[i]], 2)[0] for i in range(len(mu))]
+    return alone, solver(mu, prompts, embedding, noise, 2)
+
+
+@pytest.mark.parametrize("which", ["solve", "solve_plain"])
+def test_the_solver_alone_equals_in_a_batch(exact_model, which):
+    for alone, together in zip(*solve(getattr(exact_model.flow, which), exact_model, LENGTHS), strict=True):
         assert relative_error(together, alone) < EXACT
 
 
-def test_the_solver_needs_its_key_mask(exact_model):
-    alone, together = solve(exact_model, LENGTHS, mask=False)
+def test_the_plain_solver_needs_its_key_mask(exact_model, monkeypatch):
+    monkeypatch.setattr("s3gen.flow.length_mask", lambda lengths, device: None)
+    alone, together = solve(exact_model.flow.solve_plain, exact_model, LENGTHS)
     assert relative_error(together[0], alone[0]) > LEAK
 
 
