@@ -28,7 +28,7 @@ class FakeGpu:
     ) -> None:
         self._total, self._held, self._fixed, self._per_frame = total, held, fixed, per_frame
         self._model = model
-        self._most = held
+        self.most = held
         self.made: list[int] = []  # frames of each batch that fitted
 
     def synthesize(
@@ -37,9 +37,9 @@ class FakeGpu:
         """A batch."""
         rows = zip(tokens, refs, strict=True)
         frames = FRAMES_PER_TOKEN * sum(len(row) + len(voice.prompt_token) for row, voice in rows)
-        self._most = self._held + self._fixed + self._per_frame * frames
-        if self._most > self._total:
-            raise torch.OutOfMemoryError(f"{self._most} bytes of {self._total}")
+        self.most = self._held + self._fixed + self._per_frame * frames
+        if self.most > self._total:
+            raise torch.OutOfMemoryError(f"{self.most} bytes of {self._total}")
         waves = [] if self._model is None else self._model.synthesize(tokens, refs, seeds, **kwargs)
         self.made.append(frames)
         return waves
@@ -55,7 +55,7 @@ class FakeGpu:
 
     def peak(self, run: Callable[[], object]) -> int:
         run()
-        return self._most
+        return self.most
 
 
 def open_calibrator(*, config: Mapping[str, Any], options: Mapping[str, Any], threads: int, gpus: float) -> Calibrator:

@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from jobs.budget import LEAST_FRAMES, MEMORY_SHARE, MOST_FRAMES, TRIED_FRAMES, Calibrator, Peak, budget_of
+import pytest
+import torch
+
+from jobs.budget import (
+    CPU_FRAMES,
+    LEAST_FRAMES,
+    MEMORY_SHARE,
+    MOST_FRAMES,
+    TRIED_FRAMES,
+    Calibration,
+    Calibrator,
+    Peak,
+    budget_of,
+    open_calibrator,
+)
+from jobs.config import config_from
 from s3gen import S3GenModel
 from tests.jobs.fake_gpu import FakeGpu
 
@@ -84,3 +99,43 @@ def test_an_error_of_the_model_is_taken_for_a_lack_of_memory() -> None:
     gpu = Broken(GB)
     with pytest.raises(ValueError, match="no such kernel"):
         Calibrator(gpu, gpu).run(0)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "free", "budget"),
+    [
+        (1.0, 11_000, 8_192),
+        (2.0, 11_000, 8_192),
+        (0.5, 11_000, 4_096),  # the other half is another worker's, though nobody has it yet
+        (0.5, 3_000, 2_048),  # somebody has it
+    ],
+)
+def test_the_memory_of_the_other_worker_on_a_gpu_is_used(
+    monkeypatch: pytest.MonkeyPatch, gpus: float, free: int, budget: int
+) -> None:
+    """The path on a GPU, with CUDA's counters in the hands of the test: 1,000 bytes a frame, 20,000,000 in all."""
+    held, total = 1_000_000, 20_000_000
+    gpu = FakeGpu(total, held=held, per_frame=1_000)
+    counters = {
+        "synchronize": lambda: None,
+        "empty_cache": lambda: None,
+        "reset_peak_memory_stats": lambda: None,
+        "mem_get_info": lambda: (1_000 * free, total),
+        "memory_reserved": lambda: held,
+        "max_memory_reserved": lambda: gpu.most,
+    }
+    for name, count in counters.items():
+        monkeypatch.setattr(torch.cuda, name, count)
+    monkeypatch.setattr("jobs.budget.device_of", lambda job: "cuda")
+    monkeypatch.setattr("jobs.budget.open_prepared", lambda job, options, threads: gpu)
+    monkeypatch.setattr("jobs.budget.TRIED_FRAMES", 1_024)
+    job = {"model": "random:tiny", "manifest": "m", "voices": "v", "output": "o", "gpus_per_worker": gpus}
+    calibrator = open_calibrator(config=config_from(job).frozen(), options={}, threads=1, gpus=gpus)
+    found = calibrator.run(0)
+    assert (found.max_frames, found.total) == (budget, total)
+    assert found.free == min(1_000 * free, int(min(gpus, 1) * total) - held)
+
+
+def test_a_cpu_waits_for_a_model_that_it_does_not_need(tmp_path: Path) -> None:
+    job = {"model": str(tmp_path), "manifest": "m", "voices": "v", "output": "o", "engine": {"device": "cpu"}}
+    assert open_calibrator(config=job, options={}, threads=1, gpus=1.0).run(0) == Calibration(max_frames=CPU_FRAMES)
