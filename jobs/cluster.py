@@ -25,6 +25,7 @@ from typing import Any, Literal, Protocol
 import ray
 import ray.exceptions
 
+from jobs import heap
 from jobs.errors import InputError, JobError
 from jobs.placement import Node, Share, auto_workers, share_of
 from jobs.schedule import BrokenWorker, Schedule
@@ -318,8 +319,17 @@ class Crew:
         if now < self._hire_after:
             return
         while len(self._members) < self._target:
-            options = {"num_cpus": self._share.cpus, "num_gpus": self._share.gpus, "max_restarts": 0}
-            actor = ray.remote(Hand).options(**options, max_concurrency=MOST_AT_ONCE).remote()
+            actor = (
+                ray.remote(Hand)
+                .options(
+                    num_cpus=self._share.cpus,
+                    num_gpus=self._share.gpus,
+                    max_restarts=0,
+                    max_concurrency=MOST_AT_ONCE,
+                    runtime_env={"env_vars": heap.environment()},
+                )
+                .remote()
+            )
             self._members.append(_Member(actor, "placing", now, {actor.place.remote(): NO_TASK}))
 
     def _hand_out(self, schedule: Schedule) -> None:

@@ -1,28 +1,19 @@
-"""Memory that a worker on a CPU keeps between its batches."""
+"""How a worker's process keeps the memory that one batch frees for the next one."""
 
 from __future__ import annotations
 
-import ctypes
-import sys
+import os
 
-# From glibc's <malloc.h>.
-M_TRIM_THRESHOLD, M_MMAP_MAX, M_ARENA_MAX = -1, -4, -8
-NEVER = 2**31 - 1
+# As it comes, glibc gives large blocks back to the system at once: each batch on a CPU maps, clears and faults in its
+# temporaries anew, page by page. It reads these when a process begins; `mallopt` comes too late for threads that have a
+# heap already. Other C libraries know none of them.
+_KEEPING = {
+    "MALLOC_MMAP_MAX_": "0",  # large blocks come from the heap too
+    "MALLOC_ARENA_MAX": "1",  # of which there is one: further ones are in pieces of 64 MB, too small for large blocks
+    "MALLOC_TRIM_THRESHOLD_": str(2**62),  # its end is never given back
+}
 
 
-def keep_freed_memory() -> None:
-    """Makes glibc keep what this process frees, for its next batch; without glibc nothing happens.
-
-    As it comes, malloc gives large blocks back to the system at once. Each batch's temporaries are then mapped, cleared
-    and faulted in again, page by page.
-    """
-    if not sys.platform.startswith("linux"):
-        return
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is None:
-        return
-    # Large blocks come from the heap too; there is one heap, since others than the first are cut into pieces of 64 MB
-    # that hold no large blocks; and its end is never given back.
-    mallopt(M_MMAP_MAX, 0)
-    mallopt(M_ARENA_MAX, 1)
-    mallopt(M_TRIM_THRESHOLD, NEVER)
+def environment() -> dict[str, str]:
+    """What to begin a worker's process with; what the user has set goes before."""
+    return {name: os.environ.get(name, value) for name, value in _KEEPING.items()}

@@ -23,10 +23,9 @@ from jobs.batch import Item, Trouble
 from jobs.config import JobConfig, config_from
 from jobs.encoding import Encoders, Intake
 from jobs.engine import Engine
-from jobs.heap import keep_freed_memory
 from jobs.ledger import Ledger
 from jobs.manifest import Failure, Ints, Row, check_rows
-from jobs.models import device_of, open_prepared
+from jobs.models import open_prepared
 from jobs.publication import Made, Publication
 from jobs.spool import Spool
 from jobs.storage import Folder, Options
@@ -36,8 +35,6 @@ from jobs.writers import stored_columns
 from s3gen import S3GenModel
 from s3gen.ragged import plan_batches
 from s3gen.voice import Voice
-
-AUTO_FRAMES = {"cpu": 8_192, "cuda": 32_768}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -106,14 +103,12 @@ class Worker:
         """
         ledger = Ledger.open(Folder(output, options))
         config = config_from(ledger.job["config"])
-        on_cuda = device_of(config) == "cuda"
-        if not on_cuda:
-            keep_freed_memory()
         model = open_prepared(config, options, threads)
         voices = VoiceTable.open(config.voices, options)
         ledger.check_unchanged({"fingerprints": fingerprints(model, voices)})
         # On a CPU the model has all of the share, of which encoding needs a thousandth.
-        worker = cls(ledger, model, voices, max_frames=max_frames, encoders=threads if on_cuda else 1, options=options)
+        encoders = threads if model.device.type == "cuda" else 1
+        worker = cls(ledger, model, voices, max_frames=max_frames, encoders=encoders, options=options)
         worker._engine.call(lambda: model.warm_up(max_frames))
         return worker
 

@@ -60,6 +60,49 @@ class Faulty:
         raise ValueError(f"the fault is {fault}")
 
 
+class Several(Faulty):
+    """The same with two tasks in hand: the file `N-hangs` makes task N hang, once; faults wait until one hangs.
+
+    Tells with how many tasks in hand each run began.
+    """
+
+    tasks_at_once = 2
+
+    def __init__(self, folder: str) -> None:
+        super().__init__(folder)
+        self._running = 0
+
+    def run(self, task: int) -> tuple[int, int]:
+        self._running += 1
+        hangs = self._folder / f"{task}-hangs"
+        try:
+            if hangs.exists():
+                hangs.rename(self._folder / "hanging")
+                time.sleep(100)
+            while list(self._folder.glob("*-hangs")):
+                time.sleep(0.02)
+            with (self._folder / f"company-of-{task}").open("a") as file:
+                file.write(f"{self._running}\n")
+            return super().run(task)
+        finally:
+            self._running -= 1
+
+
+class Spread:
+    """Takes two tasks at once, and holds them all until as many as given are begun; tells who had which."""
+
+    tasks_at_once = 2
+
+    def __init__(self, together: int, folder: str) -> None:
+        self._together, self._folder = together, Path(folder)
+
+    def run(self, task: int) -> int:
+        (self._folder / str(task)).touch()
+        while len(list(self._folder.iterdir())) < self._together:
+            time.sleep(0.02)
+        return os.getpid()
+
+
 class Unstartable:
     """Fails while it is made: a number of times, or for ever."""
 

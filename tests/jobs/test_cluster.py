@@ -90,6 +90,53 @@ def test_a_poison_task_is_given_up_after_three_tries_and_the_rest_is_done(tmp_pa
     assert ("died" if fault == "kill" else "the fault is error") in schedule.given_up[0]
 
 
+@pytest.mark.parametrize("fault", ["kill", "broken"])
+def test_the_neighbour_of_a_task_that_breaks_its_worker_is_done_and_costs_no_try(
+    tmp_path: Path, fault: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "0-once").write_text(fault)
+    (tmp_path / "1-hangs").touch()
+    reports, schedule = _work("Several", 5, folder=str(tmp_path))
+    assert sorted(reports) == [0, 1, 2, 3, 4]
+    assert schedule.given_up == {}
+    assert "0 was lost among others" in caplog.text
+    assert "1 was lost among others" in caplog.text
+    assert "failed, try" not in caplog.text
+
+
+def test_a_task_that_kills_every_worker_is_tried_alone_and_given_up(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "0-always").write_text("kill")
+    (tmp_path / "1-hangs").touch()
+    reports, schedule = _work("Several", 4, folder=str(tmp_path))
+    assert sorted(reports) == [1, 2, 3]
+    assert list(schedule.given_up) == [0]
+    assert [record.getMessage()[:15] for record in caplog.records if "failed" in record.msg] == [
+        f"0 failed, try {number}" for number in (1, 2, 3)
+    ]
+    assert (tmp_path / "company-of-0").read_text().split() == ["2", "1", "1", "1"]
+
+
+def test_an_error_of_one_task_counts_for_it_alone_and_the_worker_goes_on(tmp_path: Path) -> None:
+    (tmp_path / "0-always").write_text("error")
+    reports, schedule = _work("Several", 6, folder=str(tmp_path))
+    assert sorted(reports) == [1, 2, 3, 4, 5]
+    assert list(schedule.given_up) == [0]
+    assert len({pid for _, pid in reports.values()}) == 1
+
+
+def test_a_worker_gets_its_second_task_while_it_has_the_first(tmp_path: Path) -> None:
+    reports, _ = _work("Spread", 3, together=2, folder=str(tmp_path))
+    assert sorted(reports) == [0, 1, 2]
+
+
+def test_no_worker_takes_a_second_task_that_another_one_waits_for(tmp_path: Path) -> None:
+    # Two tasks and two workers, of which one is there first: it must leave one to the other.
+    reports, _ = _work("Spread", 2, workers=2, together=2, folder=str(tmp_path))
+    assert len(set(reports.values())) == 2
+
+
 def test_a_worker_that_can_never_start_ends_the_run_with_its_first_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"no worker can start.* no model here, try 0"):
         _work("Unstartable", 3, folder=str(tmp_path), times=1000, fault="error")
