@@ -6,8 +6,12 @@ import hashlib
 import io
 import json
 import os
+import random
 import tarfile
+import threading
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +21,14 @@ import pytest
 import soundfile
 import torch
 
+from jobs import encoding
 from jobs.config import config_from
 from jobs.errors import InputError, StorageError, StorageUnknown
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest, derived_seed
 from jobs.plan import make_plan
 from jobs.schedule import BrokenWorker
+from jobs.spool import Spool
 from jobs.storage import Folder
 from jobs.voices import VoiceTable
 from jobs.worker import ShardReport, Worker, fingerprints
@@ -354,6 +360,153 @@ def test_a_worker_refuses_another_model_than_the_jobs(tiny_model: S3GenModel, ta
     ledger.folder.put("job.json", json.dumps(job).encode())
     with pytest.raises(InputError, match="model"):
         Worker.open(output=ledger.folder.url, options={}, max_frames=8192, threads=torch.get_num_threads())
+
+
+@pytest.mark.parametrize("audio", ["flac", "wav"])
+def test_bytes_do_not_depend_on_how_many_encode_nor_on_who_is_first(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audio: str
+) -> None:
+    real = encoding.encode
+    contents = []
+    for encoders in (1, 4, 4):
+        rng = random.Random(len(contents))
+
+        def late(*args: Any, rng: random.Random = rng) -> bytes:
+            time.sleep(rng.random() / 50)
+            return real(*args)
+
+        if contents:
+            monkeypatch.setattr(encoding, "encode", late)
+        ledger = _ledger(tiny_model, table, tmp_path, good_rows(16), audio=audio, engine=FEW_STEPS)
+        worker = Worker(ledger, tiny_model, VoiceTable.open(str(table)), max_frames=256, encoders=encoders)
+        worker.run(0)
+        contents.append(ledger.folder.read(ledger.folder.list("audio/")[0]))
+        (record,) = ledger.records()
+        assert record.index is not None
+        sums = pq.read_table(io.BytesIO(ledger.folder.read(record.index.name))).column("sha256").to_pylist()
+        assert sums == [hashlib.sha256(row["audio"]["bytes"]).hexdigest() for row in _audio(ledger)]
+    assert contents[0] == contents[1] == contents[2]
+
+
+class Gate:
+    """A model's thread that waits at the first batch of a shard until it is let through, and tells that it is there."""
+
+    def __init__(self) -> None:
+        self.reached, self.open = threading.Event(), threading.Event()
+
+    def wait(self) -> None:
+        self.reached.set()
+        assert self.open.wait(SECONDS)
+
+
+SECONDS = 20  # that a test waits before it fails
+
+
+def _several(model: S3GenModel, table: Path, tmp_path: Path, shards: int) -> Ledger:
+    """A job of shards of two rows; row n has n + 1 tokens."""
+    columns = good_rows(2 * shards)
+    columns["tokens"] = [[1] * (row + 1) for row in range(2 * shards)]
+    return _ledger(model, table, tmp_path, columns, shard_rows=2, engine=FEW_STEPS)
+
+
+def test_the_next_shard_is_read_while_one_is_computed_and_the_last_one_uploaded(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = _several(tiny_model, table, tmp_path, 3)
+    uploading, computing, read = Gate(), Gate(), Gate()
+    upload, manifest_read = ledger.folder.upload, Manifest.read
+
+    def slow_upload(name: str, path: Any) -> None:
+        if name.startswith("audio/0000000-"):
+            uploading.wait()
+        upload(name, path)
+
+    def at_shard(tokens: list[list[int]], waves: list[torch.Tensor]) -> None:
+        if len(tokens[0]) in (3, 4):  # of shard 1
+            computing.wait()
+
+    def seen_read(self: Manifest, spans: Any, options: Any) -> Any:
+        if spans[0].start == 4:  # of shard 2
+            read.reached.set()
+        return manifest_read(self, spans, options)
+
+    monkeypatch.setattr(ledger.folder, "upload", slow_upload)
+    monkeypatch.setattr(Manifest, "read", seen_read)
+    worker = Worker(ledger, FaultyModel(tiny_model, at_shard), VoiceTable.open(str(table)), max_frames=8192)  # type: ignore[arg-type]
+    with ThreadPoolExecutor(3) as pool:
+        first = pool.submit(worker.run, 0)
+        assert uploading.reached.wait(SECONDS)
+        second = pool.submit(worker.run, 1)
+        assert computing.reached.wait(SECONDS)
+        third = pool.submit(worker.run, 2)
+        assert read.reached.wait(SECONDS)
+        # All three at once: none of the others is done.
+        assert [future.done() for future in (first, second, third)] == [False, False, False]
+        computing.open.set()
+        uploading.open.set()
+        assert [future.result(SECONDS).rows_done for future in (first, second, third)] == [2, 2, 2]
+    assert ledger.finalise().rows_done == 6
+
+
+@pytest.mark.parametrize("part", ["encoder", "upload", "spool", "read"])
+def test_a_shard_that_fails_beside_others_harms_none_of_them(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, part: str
+) -> None:
+    ledger = _several(tiny_model, table, tmp_path, 5)
+    _break_second_shard(ledger, monkeypatch, part)
+    worker = Worker(
+        ledger,
+        FaultyModel(tiny_model, lambda tokens, waves: None),  # type: ignore[arg-type]
+        VoiceTable.open(str(table)),
+        max_frames=1,
+    )
+    with ThreadPoolExecutor(3) as pool:
+        futures = [pool.submit(worker.run, shard) for shard in range(5)]
+        for shard, future in enumerate(futures):
+            if shard == 1:
+                with pytest.raises(StorageError, match="broken"):
+                    future.result(SECONDS)
+            else:
+                assert future.result(SECONDS).counted
+    assert ledger.committed() == {0, 2, 3, 4}
+    assert not [name for name in _files(ledger) if "/0000001" in name]
+    monkeypatch.undo()
+    assert worker.run(1).counted
+    assert ledger.finalise().rows_done == 10
+
+
+def _break_second_shard(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
+    """Its rows have 3 and 4 tokens, at positions 0 and 1 of its table."""
+    encode, upload, keep, read = encoding.encode, ledger.folder.upload, Spool.keep, Manifest.read
+    sizes = (3 * SAMPLES_PER_TOKEN, 4 * SAMPLES_PER_TOKEN)
+
+    def fail_if(condition: bool) -> None:
+        if condition:
+            raise StorageError("broken")
+
+    def bad_encode(samples: Any, audio: str) -> bytes:
+        fail_if(len(samples) in sizes)
+        return encode(samples, audio)
+
+    def bad_upload(name: str, path: Any) -> None:
+        fail_if(name.startswith("ledger/index/0000001"))
+        upload(name, path)
+
+    def bad_keep(self: Spool, position: int, encoded: Any) -> None:
+        fail_if(encoded.samples in sizes)
+        keep(self, position, encoded)
+
+    def bad_read(self: Manifest, spans: Any, options: Any) -> Any:
+        fail_if(spans[0].start == 2)
+        return read(self, spans, options)
+
+    place, name, bad = {
+        "encoder": (encoding, "encode", bad_encode),
+        "upload": (ledger.folder, "upload", bad_upload),
+        "spool": (Spool, "keep", bad_keep),
+        "read": (Manifest, "read", bad_read),
+    }[part]
+    monkeypatch.setattr(place, name, bad)
 
 
 def test_the_frame_budget_cuts_batches_and_leaves_the_audio(
