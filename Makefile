@@ -13,10 +13,13 @@ PARITY_VENV := .parity/venv
 PARITY_STAMP := $(PARITY_VENV)/.installed
 REFERENCE_PYTHON := $(or $(PARITY_PYTHON),$(PARITY_VENV)/bin/python)
 REFERENCE := $(if $(PARITY_PYTHON),,$(PARITY_STAMP))
+RAY_STAMP := $(PARITY_VENV)/.ray
+REFERENCE_RAY := $(if $(PARITY_PYTHON),,$(RAY_STAMP))
+# Arguments of benchmarks.engine
 BENCH_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test parity bench-cpu lint format clean
+.PHONY: help setup demo test parity bench bench-ray lint format clean
 
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@# Without pip it is a half-made one.
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV), which takes some minutes the first time ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
 	@touch $@
 
 demo: setup ## run the main job on the clips of demo/voices (MODEL=random:tiny: noise, no download)
@@ -51,8 +54,17 @@ $(PARITY_STAMP): parity/install.sh parity/constraints.txt
 	@sh parity/install.sh $(PARITY_VENV) $(PYTHON)
 	@touch $@
 
-bench-cpu: setup $(REFERENCE) ## measure speed and memory beside the reference, on CPU
-	$(BIN)/python -m benchmarks.cpu --reference-python $(REFERENCE_PYTHON) $(BENCH_ARGS)
+bench: setup $(REFERENCE) ## measure speed and memory beside the reference (minutes)
+	$(BIN)/python -m benchmarks.engine --reference-python $(REFERENCE_PYTHON) $(BENCH_ARGS)
+
+bench-ray: setup $(REFERENCE_RAY) ## the same, and beside the reference inside Ray Data
+	$(BIN)/python -m benchmarks.engine --reference-python $(REFERENCE_PYTHON) --ray-data $(BENCH_ARGS)
+
+$(RAY_STAMP): benchmarks/constraints.txt $(PARITY_STAMP)
+	@echo "Installing ray[data] into $(PARITY_VENV) ..."
+	@$(PARITY_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-c parity/constraints.txt -c benchmarks/constraints.txt "ray[data]"
+	@touch $@
 
 lint: setup ## check style, format and types
 	$(BIN)/ruff check .

@@ -18,7 +18,6 @@ import argparse
 import contextlib
 import dataclasses
 import functools
-import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -27,51 +26,70 @@ from typing import Any
 
 import torch
 
-from benchmarks import machine, report, trace, utterances
+from benchmarks import choices, machine, report, trace, utterances
 from benchmarks.contenders import Ours, Peer, Reference, add_inputs, started
 from benchmarks.report import Round
 from benchmarks.roofline import matrix_rate, memory_rate
 from benchmarks.utterances import Utterance
-from parity.exchange import Plan, formula_weights, write_weights
+from parity.exchange import Plan, write_weights
 from s3gen import S3GenModel, checkpoint
-from s3gen.config import RANDOM_MODELS
-from s3gen.precision import DTYPES
 from s3gen.ragged import plan_batches
 
-# What is measured where nothing is said: minutes on two cores, and on a GPU.
+# What is measured where nothing is said: some minutes on two cores, and on a GPU.
 DEFAULTS: dict[str, dict[str, Any]] = {
-    "cpu": {"utterances": 8, "sample": 8, "seconds": (1, 4), "prompt_seconds": (2, 3), "max_frames": 8192},
-    "cuda": {"utterances": 512, "sample": 24, "seconds": (2, 15), "prompt_seconds": (3, 5), "max_frames": 32768},
-}
-_DTYPE = {"cpu": "float32", "cuda": "bfloat16"}
+    "cpu": {
+        "utterances": 8, "sample": 8, "seconds": (1, 4), "prompt_seconds": (2, 3),
+        "max_frames": 8192, "dtype": "float32",
+    },
+    "cuda": {
+        "utterances": 512, "sample": 24, "seconds": (2, 15), "prompt_seconds": (3, 5),
+        "max_frames": 32768, "dtype": "bfloat16",
+    },
+}  # fmt: skip
 _TRACED_BATCHES = 3
-_REPORTED = ("device", "model", "meanflow", "dtype", "compile", "max_frames", "rounds", "seed")
-_SCRIPTS = {"reference": "reference_worker.py", "ray_data": "ray_data.py"}
+_SCRIPTS = {
+    "reference": Path(__file__).with_name("reference_worker.py"),
+    "ray_data": Path(__file__).with_name("ray_data.py"),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and write the report; 1 when something failed, or loading takes more memory than it may."""
-    options = parsed(arguments)
-    torch.set_num_threads(options.threads)
+    options = choices.parse(_parser(), arguments, DEFAULTS)
     try:
         found = measure(options)
     except RuntimeError as error:
         print(error, file=sys.stderr)
         return 1
     print(report.markdown(found))
-    if options.report:
-        options.report.write_text(json.dumps(found, indent=1) + "\n")
+    choices.write(found, options.report)
     return 0 if found["memory_after_loading_bytes"] <= machine.LOADING_LIMIT_BYTES else 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description="Speed beside the reference.")
+    choices.add_model(parser)
+    choices.add_engine(parser, DEFAULTS)
+    choices.add_utterances(parser, DEFAULTS)
+    add = parser.add_argument
+    add("--sample", type=int, help="how many of the utterances for those who take one at a time (8; on CUDA 24)")
+    add("--rounds", type=int, default=3, help="how often each contender is measured")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--reference-python", type=Path, help="Python of an environment that has the reference")
+    which.add_argument("--reference-wheels", type=Path, help="folder of the reference's wheels, installed for this run")
+    add("--ray-data", action="store_true", help="the reference inside Ray Data too, if its environment has ray")
+    add("--folder", type=Path, help="where temporary files go (1 GB)")
+    return parser
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
     """Everything that is measured, as the report has it."""
     device = torch.device(options.device)
-    everything = spoken(options)
+    everything = choices.spoken(options)
     few = utterances.sample(everything, options.sample)
     batches = plan_batches([each.frames for each in everything], options.max_frames)
     with tempfile.TemporaryDirectory(prefix="benchmark-", dir=options.folder) as folder, contextlib.ExitStack() as held:
-        model = load(options.model, meanflow=options.meanflow)
+        model = choices.load(options)
         peers, left_out = _peers(options, model, few, Path(folder), held)
         model = model.to(device).prepare(dtype=options.dtype, compile=options.compile)
         ours = {
@@ -84,7 +102,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     return {
         "kind": "engine",
         "machine": machine.describe(device),
-        "options": {name: getattr(options, name) for name in _REPORTED},
+        "options": choices.reported(options),
         "workload": report.workload(everything, few, batches),
         "machine_rates": report.machine_rates(rounds, memory_rate(device)),
         "contenders": report.contenders(model, peers | ours, rounds, options.dtype),
@@ -94,69 +112,6 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "reference": {name: peer.about for name, peer in peers.items()},
         "left_out": left_out,
     }
-
-
-def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The options, with the device's own defaults."""
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if options.device == "cuda" and not torch.cuda.is_available():
-        parser.error("--device cuda: torch sees no CUDA device here; --device cpu runs anywhere")
-    for name, value in (DEFAULTS[options.device] | {"dtype": _DTYPE[options.device]}).items():
-        if getattr(options, name) is None:
-            setattr(options, name, value)
-    for name in ("utterances", "sample", "rounds", "max_frames", "threads"):
-        if getattr(options, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name)}, but must be at least 1")
-    for name in ("seconds", "prompt_seconds"):
-        if not 0 < getattr(options, name)[0] <= getattr(options, name)[1]:
-            parser.error(f"--{name.replace('_', '-')} wants the shortest and the longest, above 0")
-    if options.meanflow and options.model not in RANDOM_MODELS:
-        parser.error(f"--meanflow is for {' and '.join(RANDOM_MODELS)}; {options.model} says itself which it is")
-    return options
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.engine", description="Speed beside the reference.")
-    add = parser.add_argument
-    add("--device", choices=("cpu", "cuda"), default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--model", default="random:full", help="random:full, random:tiny, or a checkpoint as S3GenModel reads it")
-    add("--meanflow", action="store_true", help="the mean-flow variant of a random model: 2 steps, no guidance")
-    add("--dtype", choices=DTYPES, help="of this package's flow (float32 on a CPU, bfloat16 on CUDA)")
-    add("--compile", action="store_true", help="torch.compile and CUDA graphs in this package")
-    add("--max-frames", type=int, help="of a batch: rows x longest row, prompt included (8192, 32768 on CUDA)")
-    add("--utterances", type=int, help="how many for the batches (8, 512 on CUDA)")
-    add("--sample", type=int, help="how many of them for the contenders that take one at a time (8, 24 on CUDA)")
-    add("--seconds", type=float, nargs=2, metavar=("SHORTEST", "LONGEST"), help="of an utterance (1 4, on CUDA 2 15)")
-    add("--tokens", type=int, nargs="+", help="instead: the utterances' numbers of tokens, 25 a second")
-    add("--prompt-seconds", type=float, nargs=2, metavar=("SHORTEST", "LONGEST"), help="of a voice (2 3, on CUDA 3 5)")
-    add("--rounds", type=int, default=3, help="how often each contender is measured")
-    add("--seed", type=int, default=0, help="of lengths, tokens and voices")
-    add("--threads", type=int, default=torch.get_num_threads(), help="CPU threads, of every contender")
-    which = parser.add_mutually_exclusive_group()
-    which.add_argument("--reference-python", type=Path, help="Python of an environment that has the reference")
-    which.add_argument("--reference-wheels", type=Path, help="folder of the reference's wheels, installed for this run")
-    add("--ray-data", action="store_true", help="the reference inside Ray Data too, if its environment has ray")
-    add("--report", type=Path, help="where the figures go, as JSON")
-    add("--folder", type=Path, help="where temporary files go (1 GB)")
-    return parser
-
-
-def spoken(options: argparse.Namespace) -> list[Utterance]:
-    """The utterances that the options ask for."""
-    if options.tokens is not None:
-        return utterances.of_tokens(options.tokens, options.prompt_seconds, options.seed)
-    return utterances.draw(options.utterances, options.seconds, options.prompt_seconds, options.seed)
-
-
-def load(where: str, *, meanflow: bool) -> S3GenModel:
-    """A model on the CPU; `meanflow` asks for that variant of a random one."""
-    if not meanflow:
-        return S3GenModel.from_pretrained(where)
-    with torch.device("meta"):
-        model = S3GenModel(dataclasses.replace(RANDOM_MODELS[where](), meanflow=True))
-    checkpoint.assign(model, formula_weights(model), source="random weights")
-    return model
 
 
 def _peers(
@@ -178,7 +133,7 @@ def _peers(
     peers = {}
     for name, script in _SCRIPTS.items():
         if name not in left_out:
-            peer = started(Path(__file__).with_name(script), reference, plan, few, options.device, options.threads)
+            peer = started(script, reference, plan, few, options.device, options.threads)
             peers[name] = held.enter_context(peer)
     return peers, left_out
 

@@ -7,9 +7,12 @@ given to the last wave that arrives, since the actor is made anew for every run 
 """
 
 import json
+import os
 import pathlib
 import sys
 import time
+
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 
 import numpy as np
 import ray
@@ -48,7 +51,7 @@ def timed(rows, folder, device, threads):
         Synthesize,
         fn_constructor_args=(HERE, folder, device),
         batch_size=ROWS,
-        concurrency=1,
+        compute=ray.data.ActorPoolStrategy(size=1),
         num_cpus=threads,
         num_gpus=1 if device == "cuda" else 0,
     )

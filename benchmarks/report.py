@@ -130,18 +130,16 @@ def markdown(found: Figures) -> str:
             "|---|---|---|",
             *(_estimator_line(name, figures) for name, figures in found["estimator"].items()),
             "",
-            *(f"- {kind} matrix products: {_range(rate, '{:.3g}', 1e12)} TFLOP/s" for kind, rate in rates.items()),
+            *(f"- {kind} matrix products: {in_range(rate, '{:.3g}', 1e12)} TFLOP/s" for kind, rate in rates.items()),
             *_ends(found),
         ]
     )
 
 
 def _about(options: Figures, said: Figures) -> list[str]:
-    variant = f"{', mean-flow' if options['meanflow'] else ''}, {options['dtype']}"
-    lengths, prompts = (_range(said[name], "{:.1f}") for name in ("utterance_seconds", "prompt_seconds"))
+    lengths, prompts = (in_range(said[name], "{:.1f}") for name in ("utterance_seconds", "prompt_seconds"))
     return [
-        f"{options['model']}{variant}{', compiled' if options['compile'] else ''}; median (smallest .. largest), of "
-        f"{options['rounds']} rounds where it is a figure of speed.",
+        f"{engine(options)}; median (smallest .. largest), of {options['rounds']} rounds where it is a speed.",
         f"Utterances: {said['utterances']} of {lengths} s after prompts of {prompts} s; one by one: "
         f"{said['sample_utterances']} of them. Batches: {said['batches']} of up to {options['max_frames']} frames, "
         f"{said['padding_share']:.1%} padding.",
@@ -152,9 +150,9 @@ def _contender_line(name: str, figures: Figures) -> str:
     times = figures["times_reference"]
     return _row(
         NAMES[name],
-        _range(figures["audio_seconds_per_second"], "{:.3g}"),
+        in_range(figures["audio_seconds_per_second"], "{:.3g}"),
         _middle(figures["real_time_factor"], "{:.3g}"),
-        "" if times is None or name == "reference" else _range(times, "{:.3g}"),
+        "" if times is None or name == "reference" else in_range(times, "{:.3g}"),
         _middle(figures["flops_per_second"], "{:.3g}", 1e12),
         _middle(figures["share_of_matrix_rate"], "{:.0%}"),
         _middle(figures["cpu_seconds_per_audio_second"], "{:.3g}"),
@@ -163,8 +161,8 @@ def _contender_line(name: str, figures: Figures) -> str:
 
 
 def _estimator_line(name: str, figures: Figures) -> str:
-    share = _range(figures["share_of_matrix_rate"], "{:.0%}")
-    return _row(NAMES[name], _range(figures["flops_per_second"], "{:.3g}", 1e12), share)
+    share = in_range(figures["share_of_matrix_rate"], "{:.0%}")
+    return _row(NAMES[name], in_range(figures["flops_per_second"], "{:.3g}", 1e12), share)
 
 
 def _ends(found: Figures) -> list[str]:
@@ -190,8 +188,15 @@ def _middle(values: Mapping[str, float] | None, form: str, unit: float = 1.0) ->
     return "" if values is None else form.format(values["median"] / unit)
 
 
-def _range(values: Mapping[str, float] | None, form: str, unit: float = 1.0) -> str:
+def in_range(values: Mapping[str, float] | None, form: str, unit: float = 1.0) -> str:
+    """A spread for a reader: median (smallest .. largest)."""
     if values is None:
         return ""
     ends = " .. ".join(form.format(values[end] / unit) for end in ("min", "max"))
     return f"{_middle(values, form, unit)} ({ends})"
+
+
+def engine(options: Figures) -> str:
+    """How this package computed, for a reader."""
+    variant = ", mean-flow" if options["meanflow"] else ""
+    return f"{options['model']}{variant}, {options['dtype']}{', compiled' if options['compile'] else ''}"
