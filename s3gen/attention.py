@@ -72,11 +72,9 @@ def variable_length(qkv: Tensor, heads: int, packing: Packing) -> Tensor:
 
 def over_padding(qkv: Tensor, heads: int, packing: Packing) -> Tensor:
     """`attend` by way of a right-padded batch with a mask over its keys."""
-    cells, mask = packing.padded
+    cells, mask, real = packing.padded
     query, key, value = qkv[cells].unflatten(2, (3, heads, -1)).permute(2, 0, 3, 1, 4)  # (rows, A, T, E) each
     keys = None if mask is None else mask[:, None, None, :]
     attended = F.scaled_dot_product_attention(query, key, value, attn_mask=keys).transpose(1, 2).flatten(2)
     result = qkv.new_zeros(qkv.shape[0], qkv.shape[1] // 3)
-    real = ... if mask is None else mask
-    result[cells[real]] = attended[real]
-    return result
+    return result.index_copy_(0, cells.flatten()[real], attended.flatten(0, 1)[real])

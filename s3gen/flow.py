@@ -20,10 +20,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3gen.compiled import Compiler, Graphs
 from s3gen.config import FlowConfig
 from s3gen.encoder import UpsampleEncoder
 from s3gen.estimator import Estimator
-from s3gen.lean import LeanEstimator
+from s3gen.lean import PLAIN, Condition, Functions, LeanEstimator
 from s3gen.packing import Packing
 from s3gen.precision import HALF_TYPES
 from s3gen.ragged import length_mask, pad_rows
@@ -31,6 +32,10 @@ from s3gen.scratch import Scratch
 
 DEFAULT_STEPS = 10
 DEFAULT_MEANFLOW_STEPS = 2
+
+# Packed positions up to which the solver is recorded as a CUDA graph: beyond, its kernels run for longer than they
+# take to launch, and a recording would only add the positions that its sizes are rounded up by.
+MOST_RECORDED = 32_768
 
 
 class Flow(nn.Module):
@@ -47,7 +52,9 @@ class Flow(nn.Module):
         self.mel_proj = nn.Linear(config.encoder.dim, config.mels)
         self.estimator = Estimator(config.estimator)
         self.dtype = "float32"  # of `s3gen.precision.DTYPES`
+        self.compiler: Compiler | None = None
         self._lean: tuple[tuple[Any, ...], LeanEstimator] | None = None
+        self._graphs = Graphs()
 
     @property
     def default_steps(self) -> int:
@@ -78,19 +85,31 @@ class Flow(nn.Module):
         Returns:
             B rows like `mu`: the log-mel of prompt and generated frames.
         """
-        frames = [len(row) for row in mu]
-        packing = Packing(frames, embedding.device, copies=1 if self.meanflow else 2)
+        packing = self._packing([len(row) for row in mu], embedding.device)
         speakers = [row.expand(len(mu[place]), -1) for place, row in enumerate(self._speakers(embedding))]
         given = torch.cat((packing.pack(mu), packing.pack(speakers), packing.pack(prompts)), dim=1)
-        estimator = self.lean()
         times = self._times(steps, embedding)
-        condition = estimator.condition(given, times[:-1], times[1:], packing)
-        scratch = Scratch(given.to(estimator.dtype))
-        x = packing.pack(noise)
-        for step in range(steps):
-            velocity = estimator.velocity(x, condition, condition.times[step], packing, scratch)
-            x = packing.empty(x + (times[step + 1] - times[step]) * self._guided(velocity))
-        return packing.split(x)
+        condition = self.lean().condition(given, times[:-1], times[1:], packing)
+        return packing.split(self._integrate(packing.pack(noise), condition, packing))
+
+    def _integrate(self, x: Tensor, condition: Condition, packing: Packing) -> Tensor:
+        """From noise to mel, (L, M) both."""
+        if not packing.rounded:
+            return self._euler(x, condition, packing)
+
+        def recorded(x: Tensor, gaps: Tensor, bounds: Tensor, *condition: Tensor) -> Tensor:
+            return self._euler(x, Condition(*condition), packing.with_indices(gaps, bounds))
+
+        inputs = (x, packing.gaps, packing.bounds, *condition)
+        return self._graphs.run((packing.shape, len(condition.spans)), recorded, inputs).clone()
+
+    def _euler(self, x: Tensor, condition: Condition, packing: Packing) -> Tensor:
+        estimator = self.lean()
+        scratch = Scratch(condition.first)
+        for step, span in enumerate(condition.spans):
+            velocity = estimator.velocity(x, condition, step, packing, scratch)
+            x = x + span * self._guided(velocity)
+        return x
 
     def solve_plain(
         self,
@@ -118,10 +137,20 @@ class Flow(nn.Module):
     def lean(self) -> LeanEstimator:
         """The estimator's weights as `solve` needs them, made again when they have changed, moved or been recast."""
         dtype = HALF_TYPES.get(self.dtype, self.mel_proj.weight.dtype)
-        state = (dtype, *((weight.data_ptr(), _version(weight)) for weight in self.estimator.parameters()))
+        weights = ((weight.data_ptr(), _version(weight)) for weight in self.estimator.parameters())
+        state = (dtype, self.compiler, *weights)
         if self._lean is None or self._lean[0] != state:
-            self._lean = (state, LeanEstimator(self.estimator, dtype))
+            functions = PLAIN if self.compiler is None else _compiled(self.compiler)
+            self._lean = (state, LeanEstimator(self.estimator, dtype, functions))
+            self._graphs = Graphs()  # recordings read the weights that they were made with
         return self._lean[1]
+
+    def _packing(self, frames: Sequence[int], device: torch.device) -> Packing:
+        copies = 1 if self.meanflow else 2
+        # In half precision alone attention is one kernel whatever the rows' lengths, so that a recording fits others.
+        recorded = self.compiler is not None and device.type == "cuda" and self.dtype in HALF_TYPES
+        small = copies * sum(frames) <= MOST_RECORDED
+        return Packing(frames, device, copies=copies, rounded=recorded and small)
 
     def _speakers(self, embedding: Tensor) -> Tensor:
         return self.speaker_proj(F.normalize(embedding, dim=1))
@@ -137,6 +166,15 @@ class Flow(nn.Module):
         if self.meanflow or self.schedule == "linear":
             return times
         return 1 - torch.cos(times * 0.5 * math.pi)
+
+
+def _compiled(compiler: Compiler) -> Functions:
+    return Functions(
+        before_attention=compiler(PLAIN.before_attention),
+        after_attention=compiler(PLAIN.after_attention),
+        resnet=compiler(PLAIN.resnet),
+        resnet_end=compiler(PLAIN.resnet_end),
+    )
 
 
 def _version(weight: Tensor) -> int:

@@ -11,7 +11,7 @@ R residual blocks, K inputs of a layer, O its outputs.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -52,19 +52,29 @@ class Block(NamedTuple):
     ff_out: Layer
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Functions(NamedTuple):
+    """The functions below that take most of the time, or compiled ones in their place."""
+
+    before_attention: Callable[[Tensor, Block, Tensor | None], Tensor]
+    after_attention: Callable[[Tensor, Tensor, Block, Tensor | None], Tensor]
+    resnet: Callable[[Tensor, Tensor, Tensor, Resnet], Tensor]
+    resnet_end: Callable[[Tensor, Tensor, Tensor, Tensor, Resnet], Tensor]
+
+
+class Condition(NamedTuple):
     """What stays the same over the steps.
 
     Attributes:
         first: (H, L, C): the conditioning's share of the first convolution, bias included.
         skip: (H, L, C): its share of the first residual block's skip, bias included.
         times: (S, R, C): what each step's time adds in each residual block.
+        spans: (S,): how long each step is.
     """
 
     first: Tensor
     skip: Tensor
     times: Tensor
+    spans: Tensor
 
 
 class LeanEstimator:
@@ -73,11 +83,13 @@ class LeanEstimator:
     Args:
         estimator: whose weights.
         dtype: of weights and activations.
+        functions: what it is made of: `PLAIN`, or compiled.
     """
 
-    def __init__(self, estimator: Estimator, dtype: torch.dtype) -> None:
+    def __init__(self, estimator: Estimator, dtype: torch.dtype, functions: Functions) -> None:
         stages = (estimator.down, *estimator.mid, estimator.up)
         self.dtype = dtype
+        self._run = functions
         self._plain = estimator
         self._plain_resnets = [stage.resnet for stage in stages]
         self._heads = estimator.heads
@@ -113,69 +125,75 @@ class LeanEstimator:
             first=torch.stack([hidden, *[first.conv1.bias.expand_as(hidden)] * free]),
             skip=torch.stack([skip, *[first.skip.bias.expand_as(skip)] * free]),
             times=torch.stack(added, dim=1).to(self.dtype),
+            spans=ends - starts,
         )
 
-    def velocity(self, x: Tensor, condition: Condition, times: Tensor, packing: Packing, scratch: Scratch) -> Tensor:
+    def velocity(self, x: Tensor, condition: Condition, step: int, packing: Packing, scratch: Scratch) -> Tensor:
         """dx/dt.
 
         Args:
             x: (L, M), zeros where there is no row.
             condition: of `condition`.
-            times: (R, C): of `condition`, one step's.
+            step: which of the S.
             packing: of the rows.
             scratch: memory that is used again and again.
 
         Returns:
-            (H, L, M), in the type of `x`; finite but meaningless where there is no row.
+            (H, L, M), in the type of `x`; zeros where there is no row.
         """
+        times = condition.times[step]
         hidden = skip = self._stage(0, self._first(x.to(self.dtype), condition, times[0], packing), packing, scratch)
         hidden = causal_conv(packing.empty(hidden), *self._down)
         for number in range(1, len(self._resnets) - 1):
-            hidden = resnet(hidden, times[number], packing, self._resnets[number])
+            hidden = self._run.resnet(hidden, times[number], packing.gaps, self._resnets[number])
             hidden = self._stage(number, hidden, packing, scratch)
         hidden = torch.cat((hidden, skip), dim=1)
-        hidden = self._stage(-1, resnet(hidden, times[-1], packing, self._resnets[-1]), packing, scratch)
+        hidden = self._run.resnet(hidden, times[-1], packing.gaps, self._resnets[-1])
+        hidden = self._stage(-1, hidden, packing, scratch)
         hidden = causal_conv(packing.empty(hidden), *self._up)
         hidden = causal_conv(packing.empty(hidden), *self._last)
         hidden = F.linear(mish(_norm(hidden, self._norm)), *self._proj)
-        return hidden.unflatten(0, (packing.copies, -1)).to(x.dtype)
+        return packing.empty(hidden).unflatten(0, (packing.copies, -1)).to(x.dtype)
 
     def _first(self, x: Tensor, condition: Condition, time: Tensor, packing: Packing) -> Tensor:
         hidden = (causal_conv(x, self._mel_conv, None) + condition.first).flatten(0, 1)
         skip = (F.linear(x, self._mel_skip) + condition.skip).flatten(0, 1)
-        return resnet_end(hidden, skip, time, packing, self._resnets[0])
+        return self._run.resnet_end(hidden, skip, time, packing.gaps, self._resnets[0])
 
     def _stage(self, number: int, hidden: Tensor, packing: Packing, scratch: Scratch) -> Tensor:
         for weights in self._blocks[number]:
-            attended = attend(before_attention(hidden, weights, scratch), self._heads, packing, scratch)
-            hidden = after_attention(hidden, attended, weights, scratch)
+            qkv = scratch.take("qkv", (len(hidden), len(weights.qkv)))
+            attended = attend(self._run.before_attention(hidden, weights, qkv), self._heads, packing, scratch)
+            inner = scratch.take("inner", (len(hidden), len(weights.ff_in.bias)))
+            hidden = self._run.after_attention(hidden, attended, weights, inner)
         return hidden
 
 
-def before_attention(x: Tensor, weights: Block, scratch: Scratch) -> Tensor:
-    """(P, C) to queries, keys and values (P, 3 x inner)."""
-    weight = weights.qkv.T
-    return torch.mm(_norm(x, weights.attn_norm), weight, out=scratch.take("qkv", (len(x), weight.shape[1])))
+def before_attention(x: Tensor, weights: Block, out: Tensor | None) -> Tensor:
+    """(P, C) to queries, keys and values (P, 3 x inner), in `out` if there is one."""
+    return torch.mm(_norm(x, weights.attn_norm), weights.qkv.T, out=out)
 
 
-def after_attention(x: Tensor, attended: Tensor, weights: Block, scratch: Scratch) -> Tensor:
-    """The block's input (P, C), which is overwritten, and what its attention gave (P, inner) to its output (P, C)."""
+def after_attention(x: Tensor, attended: Tensor, weights: Block, out: Tensor | None) -> Tensor:
+    """A block's input (P, C), which is overwritten, and what its attention gave (P, inner) to its output (P, C).
+
+    What the feed-forward layer holds between (P, 4 x C) is in `out`, if there is one.
+    """
     x = x.addmm_(attended, weights.out.weight.T).add_(weights.out.bias)
-    inner = scratch.take("ff", (len(x), len(weights.ff_in.bias)))
-    inner = torch.addmm(weights.ff_in.bias, _norm(x, weights.ff_norm), weights.ff_in.weight.T, out=inner)
+    inner = torch.addmm(weights.ff_in.bias, _norm(x, weights.ff_norm), weights.ff_in.weight.T, out=out)
     return x.addmm_(torch.ops.aten.gelu_(inner), weights.ff_out.weight.T).add_(weights.ff_out.bias)
 
 
-def resnet(x: Tensor, time: Tensor, packing: Packing, weights: Resnet) -> Tensor:
-    """A residual block: (P, K), whose gaps are emptied, and what time adds (C,) to (P, C)."""
-    hidden = causal_conv(packing.empty(x), *weights.conv1)
-    return resnet_end(hidden, F.linear(x, *weights.skip), time, packing, weights)
+def resnet(x: Tensor, time: Tensor, gaps: Tensor, weights: Resnet) -> Tensor:
+    """A residual block: (P, K), which is zeroed at `gaps`, and what time adds (C,) to (P, C)."""
+    hidden = causal_conv(x.index_fill_(0, gaps, 0.0), *weights.conv1)
+    return resnet_end(hidden, F.linear(x, *weights.skip), time, gaps, weights)
 
 
-def resnet_end(hidden: Tensor, skip: Tensor, time: Tensor, packing: Packing, weights: Resnet) -> Tensor:
+def resnet_end(hidden: Tensor, skip: Tensor, time: Tensor, gaps: Tensor, weights: Resnet) -> Tensor:
     """What follows a residual block's first convolution."""
     hidden = mish(_norm(hidden, weights.norm1)).add_(time)
-    hidden = causal_conv(packing.empty(hidden), *weights.conv2)
+    hidden = causal_conv(hidden.index_fill_(0, gaps, 0.0), *weights.conv2)
     return mish(_norm(hidden, weights.norm2)).add_(skip)
 
 
@@ -194,6 +212,9 @@ def mish(x: Tensor) -> Tensor:
     power = x.clamp(max=20.0).exp_()
     above = torch.addcmul(power, power, power, value=0.5)
     return torch.div(above, above + 1.0, out=power).mul_(x)
+
+
+PLAIN = Functions(before_attention, after_attention, resnet, resnet_end)
 
 
 def _norm(x: Tensor, norm: Layer) -> Tensor:

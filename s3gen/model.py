@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from s3gen import checkpoint
 from s3gen import noise as noises
 from s3gen.audio import PromptMel, resample
+from s3gen.compiled import Compiler
 from s3gen.config import RANDOM_MODELS, S3GenConfig
 from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS, SAMPLE_RATE, TOKENIZER_RATE
 from s3gen.flow import Flow
@@ -36,6 +37,8 @@ from s3gen.weights import random_weights
 # What goes through the encoder and the vocoder at once, padding included: rows of like length, so that little of it is.
 ENCODER_TOKENS = 4_096
 VOCODER_FRAMES = 4_096
+
+_WARM_FRAMES = 512  # of a row that only warms up, half of it prompt
 
 _FADE_SAMPLES = SAMPLE_RATE // 50  # 20 ms of silence, then 20 ms of raised cosine
 _VOICE_PARTS = ("tokenizer.", "speaker_encoder.")
@@ -120,15 +123,34 @@ class S3GenModel(nn.Module):
             ValueError: an unknown dtype.
         """
         self.flow.dtype = check_dtype(dtype)
-        self.mel2wav.tf32 = dtype != "float32"
+        self.flow.compiler = Compiler() if compile else None
+        self.mel2wav.prepare(tf32=dtype != "float32", compiler=self.flow.compiler)
         return self
 
+    @torch.no_grad()
     def warm_up(self, max_frames: int) -> None:
-        """Do what the first batches would otherwise wait for: kernels, caches and, if asked for, compilation.
+        """Do what the first batches would otherwise wait for: kernels, memory and, if asked for, compilation.
+
+        A batch of one row and one of the whole budget; nothing where there is nothing to wait for.
 
         Args:
             max_frames: the frame budget of the batches to come.
         """
+        if self.device.type == "cpu" and self.flow.compiler is None:
+            return
+        half = max(1, min(max_frames, _WARM_FRAMES) // (2 * FRAMES_PER_TOKEN))
+        row = torch.zeros(half, dtype=torch.int64)
+        voice = Voice(
+            prompt_token=row,
+            prompt_feat=torch.zeros(FRAMES_PER_TOKEN * half, MEL_BINS),
+            embedding=torch.ones(self.config.speaker_embed_dim),
+        )
+        for rows in sorted({1, max(1, max_frames // _WARM_FRAMES)}):
+            try:
+                self.synthesize([row] * rows, [voice] * rows)
+            except torch.OutOfMemoryError:
+                # The batches to come may be smaller; and whoever runs them splits what is too large.
+                torch.cuda.empty_cache()
 
     def fingerprint(self) -> str:
         """Hex sha256 over the configuration and every weight."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -97,7 +98,7 @@ def test_a_misspelt_type_is_refused_by_name(tiny_model):
 @pytest.mark.parametrize("copies", [1, 2])
 @pytest.mark.parametrize("lengths", [LENGTHS, [7], [4, 4]], ids=["mixed", "one row", "equal rows"])
 def test_the_ways_of_attention_agree(lengths, copies):
-    packing = Packing(lengths, CPU, copies=copies, size=sum(lengths) + 20)
+    packing = Packing(lengths, CPU, copies=copies, rounded=True)
     qkv = garbage((copies * packing.size, 3 * 32))
     plain, padded = by_row(qkv, 2, packing, Scratch(qkv)).clone(), over_padding(qkv, 2, packing)
     for start, end in packing.runs():
@@ -114,29 +115,26 @@ def test_long_rows_use_the_fused_kernel_with_the_same_numbers(monkeypatch):
     assert relative_error(by_row(qkv, 2, packing, Scratch(qkv)), plain) < EXACT
 
 
-def test_the_variable_length_kernel_would_see_each_row_alone(monkeypatch):
-    """The kernel is CUDA's; here its documented meaning, attention within consecutive runs, stands in for it."""
-    packing = Packing(LENGTHS, CPU, copies=2, size=60)
-    qkv = garbage((2 * packing.size, 3 * 32))
-    seen = {}
-
-    def kernel(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
-        seen.update(bounds=cu_seq_q, longest=max_q)
-        assert torch.equal(cu_seq_q, cu_seq_k)
-        assert (max_q, query.shape) == (max_k, (len(qkv), 2, 16))
-        out = torch.empty_like(query)
-        for start, end in zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True):
+def by_runs(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k):
+    """What CUDA's kernel is documented to do: attention within consecutive runs, none longer than is said."""
+    assert cu_seq_q is cu_seq_k
+    assert max_q == max_k >= cu_seq_q.diff().max()
+    assert cu_seq_q.dtype == torch.int32
+    assert (cu_seq_q[0], cu_seq_q[-1]) == (0, len(query))
+    out = torch.empty_like(query)
+    for start, end in itertools.pairwise(cu_seq_q.tolist()):
+        if start < end:
             one = (x[start:end].transpose(0, 1)[None] for x in (query, key, value))
             out[start:end] = torch.nn.functional.scaled_dot_product_attention(*one)[0].transpose(0, 1)
-        return out
+    return out
 
-    monkeypatch.setattr(attention, "varlen_attn", kernel)
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_the_variable_length_kernel_would_see_each_row_alone(monkeypatch, rounded):
+    packing = Packing(LENGTHS, CPU, copies=2, rounded=rounded)
+    qkv = garbage((2 * packing.size, 3 * 32))
+    monkeypatch.setattr(attention, "varlen_attn", by_runs)
     together = attention.variable_length(qkv, 2, packing)
     plain = by_row(qkv, 2, packing, Scratch(qkv))
     for start, end in packing.runs():
         assert relative_error(together[start:end], plain[start:end]) < EXACT
-    bounds = seen["bounds"]
-    assert bounds.dtype == torch.int32
-    assert (bounds[0], bounds[-1]) == (0, len(qkv))
-    assert bounds.diff().min() > 0
-    assert bounds.diff().max() <= seen["longest"]
