@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from s3gen.ragged import on_device
+
 _ROUNDS = 10
 _MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)
 _KEY_STEPS = (0x9E3779B9, 0xBB67AE85)
@@ -97,9 +99,9 @@ def _words(seeds: Sequence[int], stream: Stream, start: int, frames: int, blocks
 
 def _key_words(seeds: Sequence[int], device: torch.device) -> tuple[Tensor, Tensor]:
     seeds = [check_seed(seed) for seed in seeds]
-    low = torch.tensor([seed & _WORD for seed in seeds], dtype=torch.int64, device=device)
-    high = torch.tensor([(seed >> 32) & _WORD for seed in seeds], dtype=torch.int64, device=device)
-    return low[:, None, None], high[:, None, None]
+    words = torch.tensor([[seed & _WORD for seed in seeds], [(seed >> 32) & _WORD for seed in seeds]])
+    low, high = on_device(words, device)[:, :, None, None]
+    return low, high
 
 
 def check_seed(seed: SupportsIndex) -> int:

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from s3gen.ragged import on_device
+
 _MIN_ENVELOPE = 1e-11  # below it no window covers a sample; torch.istft's own threshold
 
 
@@ -42,7 +44,7 @@ class ShortTimeFourier(nn.Module):
     def _reflect(self, x: Tensor, lengths: Sequence[int], half: int) -> Tensor:
         """`x` with `half` samples more at either side of every row, mirrored at the row's own ends."""
         position = torch.arange(-half, x.shape[1] + half, device=x.device).abs()[None, :]
-        last = torch.tensor(lengths, device=x.device)[:, None] - 1
+        last = on_device(torch.tensor(lengths), x.device)[:, None] - 1
         mirrored = torch.where(position > last, 2 * last - position, position)
         return x.gather(1, mirrored.clamp(min=0))
 
