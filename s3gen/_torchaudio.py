@@ -69,3 +69,4 @@ _torchaudio = _import_torchaudio()
 
 Resample: type[torch.nn.Module] = _torchaudio.transforms.Resample
 fbank: Callable[..., Tensor] = _torchaudio.compliance.kaldi.fbank
+mel_banks: Callable[..., tuple[Tensor, Tensor]] = _torchaudio.compliance.kaldi.get_mel_banks

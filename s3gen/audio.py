@@ -4,24 +4,27 @@
 |---|---|---|---|
 | `PromptMel` | 24 kHz | the flow's prompt | chatterbox-tts 0.1.7, models/s3gen/utils/mel.py |
 | `TokenizerMel` | 16 kHz | the tokenizer | chatterbox-tts 0.1.7, models/s3tokenizer/s3tokenizer.py |
-| `speaker_features` | 16 kHz | the speaker encoder | chatterbox-tts 0.1.7, models/s3gen/xvector.py |
+| `SpeakerFeatures` | 16 kHz | the speaker encoder | chatterbox-tts 0.1.7, models/s3gen/xvector.py |
 
-All take one clip at a time, and give frames first. Windows and mel filters are buffers that no state dict holds: they
-are computed here, on the CPU even when the model is built under another device context, and follow the module.
+All give frames first. Each frame is a matter of its own, so those of all clips go through a transform together, end to
+end: nothing is padded. Windows and mel filters are buffers that no state dict holds: they are computed here, on the CPU
+even when the model is built under another device context, and follow the module.
 
-Shape letters: N samples, T frames, M mel bins, K frequency bins.
+Shape letters: N samples, T frames (of a clip, or of all), M mel bins, K frequency bins, W samples of a frame.
 """
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3gen._torchaudio import Resample, fbank
+from s3gen._torchaudio import Resample, fbank, mel_banks
 from s3gen.constants import MEL_BINS, MEL_HOP, SAMPLE_RATE, TOKENIZER_HOP, TOKENIZER_RATE
 
 _PROMPT_WINDOW = 4 * MEL_HOP  # samples, and the FFT's size
@@ -34,10 +37,28 @@ _TOKENIZER_WINDOW = 400  # samples, and the FFT's size
 _TOKENIZER_POWER_FLOOR = 1e-10
 _TOKENIZER_RANGE = 8.0  # decades below the clip's loudest bin
 
+_SPEAKER_WINDOW = 400  # samples, 25 ms
+_SPEAKER_HOP = 160  # samples, 10 ms
+_SPEAKER_FFT = 512
+_SPEAKER_PREEMPHASIS = 0.97
+_SPEAKER_POWER_FLOOR = torch.finfo(torch.float32).eps  # whatever the audio's dtype, as in Kaldi
+_POVEY_EXPONENT = 0.85
+
 PROMPT_MIN_SAMPLES = _PROMPT_PAD + 1  # a mirror needs one sample more than it shows
 TOKENIZER_MIN_SAMPLES = _TOKENIZER_WINDOW // 2 + 1
 
 _MAX_RESAMPLE_KERNEL = 2**25  # filter taps: 256 MB in float64
+_MAX_KEPT_KERNEL = 2**20  # filter taps; every usual pair of rates has fewer
+_KEPT_KERNELS = 16
+
+# Mel frames (100 per second), padding included, that tokenizer and speaker encoder take at once.
+_CPU_BATCH_FRAMES = 2_400  # more leave its caches, and their memory goes back to the system between any two layers
+_BATCH_FRAMES = 32_000
+
+
+def batch_frames(device: torch.device) -> int:
+    """Mel frames (100 per second), padding included, that the networks which hear take at once on a device."""
+    return _CPU_BATCH_FRAMES if device.type == "cpu" else _BATCH_FRAMES
 
 
 def check_wav(wav: Tensor, name: str, *, rate: int, minimum: int, dtype: torch.dtype) -> None:
@@ -96,14 +117,21 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
     if from_rate == to_rate:
         return wav
     common = math.gcd(from_rate, to_rate)
-    if (from_rate // common) * (to_rate // common) > _MAX_RESAMPLE_KERNEL:
+    taps = (from_rate // common) * (to_rate // common)
+    if taps > _MAX_RESAMPLE_KERNEL:
         raise ValueError(
             f"cannot resample from {from_rate} to {to_rate} Hz: their greatest common divisor is only {common}; "
             f"bring the audio to a usual rate first (8000, 16000, 22050, 24000, 44100, 48000 ...)"
         )
-    filter_dtype = torch.float64 if wav.dtype == torch.float64 else None
-    resampled: Tensor = Resample(from_rate, to_rate, dtype=filter_dtype).to(wav)(wav)
+    make = _resampler if taps <= _MAX_KEPT_KERNEL else _resampler.__wrapped__
+    resampled: Tensor = make(from_rate, to_rate, wav.dtype, wav.device)(wav)
     return resampled
+
+
+@functools.lru_cache(_KEPT_KERNELS)
+def _resampler(from_rate: int, to_rate: int, dtype: torch.dtype, device: torch.device) -> nn.Module:
+    filter_dtype = torch.float64 if dtype == torch.float64 else None
+    return Resample(from_rate, to_rate, dtype=filter_dtype).to(device, dtype)
 
 
 class PromptMel(nn.Module):
@@ -132,13 +160,13 @@ class PromptMel(nn.Module):
             ValueError: as `check_wav`; at least 721 samples are needed.
         """
         check_wav(wav, "the reference audio", rate=SAMPLE_RATE, minimum=PROMPT_MIN_SAMPLES, dtype=self.window.dtype)
-        padded = F.pad(wav.to(self.window.device)[None], (_PROMPT_PAD, _PROMPT_PAD), mode="reflect")[0]
-        spectrum = torch.stft(
-            padded, _PROMPT_WINDOW, MEL_HOP, window=self.window, center=False, return_complex=True
-        )  # (K, T)
-        power = torch.view_as_real(spectrum).square().sum(-1)
-        mel = self.filters @ torch.sqrt(power + _PROMPT_POWER_FLOOR)
-        return mel.clamp(min=_PROMPT_MEL_FLOOR).log().T
+        return self.batch([wav.to(self.window.device)])[0]
+
+    def batch(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        """`forward` of many clips that are known to be good and lie on the module's device."""
+        frames, counts = _frames([_mirrored(wav, _PROMPT_PAD) for wav in wavs], _PROMPT_WINDOW, MEL_HOP)
+        magnitudes = (_power(frames.mul_(self.window), _PROMPT_WINDOW) + _PROMPT_POWER_FLOOR).sqrt_()
+        return list((magnitudes @ self.filters.T).clamp_(min=_PROMPT_MEL_FLOOR).log_().split(counts))
 
 
 class TokenizerMel(nn.Module):
@@ -162,15 +190,71 @@ class TokenizerMel(nn.Module):
         Returns:
             (N // 160, M).
         """
-        spectrum = torch.stft(wav, _TOKENIZER_WINDOW, TOKENIZER_HOP, window=self.window, return_complex=True)
-        power = spectrum[:, :-1].abs().square()  # the last frame is centred on the end: half of it is mirror
-        decades = (self.filters @ power).clamp(min=_TOKENIZER_POWER_FLOOR).log10()
-        decades = torch.maximum(decades, decades.max() - _TOKENIZER_RANGE)
-        return ((decades + 4.0) / 4.0).T
+        return self.batch([wav])[0]
+
+    def batch(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        """`forward` of many clips."""
+        # The last frame would be centred on the end: half of it is mirror.
+        kept = [_mirrored(wav, _TOKENIZER_WINDOW // 2)[:-TOKENIZER_HOP] for wav in wavs]
+        frames, counts = _frames(kept, _TOKENIZER_WINDOW, TOKENIZER_HOP)
+        power = _power(frames.mul_(self.window), _TOKENIZER_WINDOW)
+        decades = (power @ self.filters.T).clamp_(min=_TOKENIZER_POWER_FLOOR).log10_().split(counts)
+        # Each clip's own floor: a batch must not share it.
+        return [torch.maximum(clip, clip.max() - _TOKENIZER_RANGE).add_(4.0).div_(4.0) for clip in decades]
+
+
+class SpeakerFeatures(nn.Module):
+    """Kaldi's log-mel filter bank of 16 kHz audio, less each clip's mean over time, 100 frames per second.
+
+    `speaker_features` computes the same with torchaudio, clip by clip.
+    """
+
+    window: Tensor
+    filters: Tensor
+
+    def __init__(self, mels: int) -> None:
+        super().__init__()
+        with torch.device("cpu"):
+            window = torch.hann_window(_SPEAKER_WINDOW, periodic=False).pow(_POVEY_EXPONENT)
+            filters, _ = mel_banks(mels, _SPEAKER_FFT, float(TOKENIZER_RATE), 20.0, 0.0, 100.0, -500.0, 1.0)
+        self.register_buffer("window", window, persistent=False)
+        self.register_buffer("filters", F.pad(filters, (0, 1)), persistent=False)  # they leave the last bin out
+
+    def forward(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+        """Features of clips.
+
+        Args:
+            wavs: (N,) each, at 16 kHz, in the module's dtype and on its device, checked by the caller; N at least 400.
+
+        Returns:
+            For each (1 + (N - 400) // 160, M).
+        """
+        frames, counts = _frames(wavs, _SPEAKER_WINDOW, _SPEAKER_HOP)
+        frames -= frames.mean(dim=1, keepdim=True)
+        emphasised = frames - _SPEAKER_PREEMPHASIS * torch.cat((frames[:, :1], frames[:, :-1]), dim=1)
+        power = _power(emphasised.mul_(self.window), _SPEAKER_FFT)
+        features = (power @ self.filters.T).clamp_(min=_SPEAKER_POWER_FLOOR).log_().split(counts)
+        return [clip - clip.mean(dim=0, keepdim=True) for clip in features]
+
+
+def _mirrored(wav: Tensor, samples: int) -> Tensor:
+    """`wav` (N,) with so many samples mirrored at each end."""
+    return F.pad(wav[None], (samples, samples), mode="reflect")[0]
+
+
+def _frames(wavs: Sequence[Tensor], size: int, hop: int) -> tuple[Tensor, list[int]]:
+    """Every whole frame of all clips (T, W), clip after clip, and how many each clip has."""
+    frames = [wav.unfold(0, size, hop) for wav in wavs]
+    return torch.cat(frames), [len(clip) for clip in frames]
+
+
+def _power(frames: Tensor, n_fft: int) -> Tensor:
+    """Power spectra (T, K) of windowed frames (T, W)."""
+    return torch.view_as_real(torch.fft.rfft(frames, n_fft)).square_().sum(-1)
 
 
 def speaker_features(wav: Tensor, mels: int) -> Tensor:
-    """Kaldi's log-mel filter bank of one clip, less its mean over time.
+    """What `SpeakerFeatures` makes of one clip, by torchaudio.
 
     Args:
         wav: (N,) at 16 kHz, checked by the caller; N at least 400.

@@ -1,38 +1,32 @@
-"""The speaker encoder CAMPPlus: a clip's voice as one vector.
+"""The speaker encoder: clips' voices as vectors, in exact batches of any lengths (the network: `s3gen.campplus`).
 
-A small 2-D convolutional head over the filter bank, densely connected time-delay layers with context-aware masks, and
-the mean and deviation over time. Written after chatterbox-tts 0.1.7 (models/s3gen/xvector.py); parameters are named
-as there, except that the batch norms keep no count of batches.
-
-Shape letters: B clips, N samples, T filter bank frames, S frames after the time-delay layer (about T / 2),
-M mel bins, C channels, E width of the vector.
+Shape letters: B clips, N samples, T filter bank frames, M mel bins, E width of the vector.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3gen.audio import check_wav, speaker_features
+from s3gen.audio import SpeakerFeatures, batch_frames, check_wav
+from s3gen.campplus import Head, XVector
 from s3gen.config import SpeakerConfig
-from s3gen.constants import TOKENIZER_RATE, exact_div
+from s3gen.constants import TOKENIZER_RATE
+from s3gen.folded import FoldedCAMPPlus
+from s3gen.ragged import plan_batches
 
 # Three filter bank frames (25 ms long, 10 ms apart) are two after the time-delay layer, the fewest with a deviation.
 SPEAKER_MIN_SAMPLES = 720
 
-_HEAD_SHRINK = 8  # the head halves the mel axis three times
-_TDNN_TAPS = 5
-_DENSE_TAPS = 3
-_DILATIONS = (1, 2, 2)  # of the dense blocks
-_SEGMENT = 100  # frames that share a context
-
 
 class SpeakerEncoder(nn.Module):
     """A clip's voice as a vector.
+
+    It computes with folded copies of its weights, made at the first call. Loading other weights and moving the module
+    makes them anew; after an edit of a weight in place, `refold` must be called.
 
     Args:
         config: dimensions; `mels` a multiple of 8, three `blocks`.
@@ -40,9 +34,11 @@ class SpeakerEncoder(nn.Module):
 
     def __init__(self, config: SpeakerConfig) -> None:
         super().__init__()
-        self.mels = config.mels
+        self.features = SpeakerFeatures(config.mels)
         self.head = Head(config.head_channels)
-        self.xvector = _xvector(config)
+        self.xvector = XVector(config)
+        self._folded: FoldedCAMPPlus | None = None
+        self.register_load_state_dict_post_hook(self._on_load)
 
     @torch.no_grad()
     def forward(self, wavs: Sequence[Tensor]) -> Tensor:
@@ -62,198 +58,31 @@ class SpeakerEncoder(nn.Module):
         weight = self.head.conv1.weight
         for row, wav in enumerate(wavs):
             check_wav(wav, f"wavs[{row}]", rate=TOKENIZER_RATE, minimum=SPEAKER_MIN_SAMPLES, dtype=weight.dtype)
-        # One by one: the pooling over time and the two-sided convolutions leave no place for padding.
-        return torch.cat([self.embed(speaker_features(wav.to(weight.device), self.mels)[None]) for wav in wavs])
+        return self.encode([wav.to(weight.device) for wav in wavs])
+
+    def encode(self, wavs: Sequence[Tensor]) -> Tensor:
+        """`forward` of clips that are known to be good and lie on the module's device, without waiting for it."""
+        features = self.features(wavs)
+        if self._folded is None:
+            self._folded = FoldedCAMPPlus(self.head, self.xvector)
+        vectors: dict[int, Tensor] = {}
+        for batch in plan_batches([len(rows) for rows in features], batch_frames(self.head.conv1.weight.device)):
+            found = self._folded.embed([features[row] for row in batch])
+            vectors.update(zip(batch, found, strict=True))
+        return torch.stack([vectors[row] for row in range(len(wavs))])
 
     def embed(self, features: Tensor) -> Tensor:
-        """Vectors (B, E) of filter bank features (B, T, M), T at least 3 and the same for all."""
+        """The same from filter bank features (B, T, M), T at least 3 and the same for all, layer by layer: (B, E)."""
         vectors: Tensor = self.xvector(self.head(features.transpose(1, 2)))
         return vectors
 
+    def refold(self) -> None:
+        """Forget the folded weights: the next call makes them anew."""
+        self._folded = None
 
-def _xvector(config: SpeakerConfig) -> nn.Sequential:
-    layers: OrderedDict[str, nn.Module] = OrderedDict()
-    channels = config.init_channels
-    layers["tdnn"] = TDNN(config.head_channels * exact_div(config.mels, _HEAD_SHRINK), channels)
-    for number, (count, dilation) in enumerate(zip(config.blocks, _DILATIONS, strict=True), start=1):
-        layers[f"block{number}"] = DenseBlock(channels, count, config.growth, config.bottleneck, dilation)
-        channels += count * config.growth
-        layers[f"transit{number}"] = Transit(channels, channels // 2)
-        channels //= 2
-    layers["out_nonlinear"] = NormReLU(channels)
-    layers["stats"] = StatsPool()
-    layers["dense"] = Dense(2 * channels, config.embed_dim)
-    return nn.Sequential(layers)
+    def _on_load(self, *_: Any) -> None:
+        self.refold()
 
-
-class BatchNorm(nn.Module):
-    """Batch normalisation by stored statistics, over dimension 1."""
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int, *, affine: bool = True) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels)) if affine else None
-        self.bias = nn.Parameter(torch.zeros(channels)) if affine else None
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`x` (B, C, ...) normalised per channel."""
-        return F.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=1e-5)
-
-
-class NormReLU(nn.Module):
-    """Batch norm, then ReLU."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.batchnorm = BatchNorm(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.batchnorm(x))
-
-
-class ResBlock(nn.Module):
-    """Two 2-D convolutions beside a shortcut; `stride` shrinks the mel axis."""
-
-    def __init__(self, channels: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, stride=(stride, 1), padding=1, bias=False)
-        self.bn1 = BatchNorm(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.bn2 = BatchNorm(channels)
-        self.shortcut = nn.Sequential()
-        if stride != 1:
-            shrink = nn.Conv2d(channels, channels, 1, stride=(stride, 1), bias=False)
-            self.shortcut = nn.Sequential(shrink, BatchNorm(channels))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, M, T) to (B, C, M / stride, T)."""
-        y = F.relu(self.bn1(self.conv1(x)))
-        return F.relu(self.bn2(self.conv2(y)) + self.shortcut(x))
-
-
-class Head(nn.Module):
-    """The filter bank as an image: an eighth of the mel bins, every frame."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(1, channels, 3, padding=1, bias=False)
-        self.bn1 = BatchNorm(channels)
-        self.layer1 = nn.Sequential(ResBlock(channels, 2), ResBlock(channels, 1))
-        self.layer2 = nn.Sequential(ResBlock(channels, 2), ResBlock(channels, 1))
-        self.conv2 = nn.Conv2d(channels, channels, 3, stride=(2, 1), padding=1, bias=False)
-        self.bn2 = BatchNorm(channels)
-
-    def forward(self, features: Tensor) -> Tensor:
-        """(B, M, T) to (B, C x M / 8, T)."""
-        x = F.relu(self.bn1(self.conv1(features[:, None])))
-        x = self.layer2(self.layer1(x))
-        return F.relu(self.bn2(self.conv2(x))).flatten(1, 2)
-
-
-class TDNN(nn.Module):
-    """The time-delay layer that halves the frame rate."""
-
-    def __init__(self, in_channels: int, channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Conv1d(in_channels, channels, _TDNN_TAPS, stride=2, padding=_TDNN_TAPS // 2, bias=False)
-        self.nonlinear = NormReLU(channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C_in, T) to (B, C, S)."""
-        y: Tensor = self.nonlinear(self.linear(x))
-        return y
-
-
-class CAMLayer(nn.Module):
-    """A convolution whose output is weighed by its context: the mean of the clip plus that of the segment."""
-
-    def __init__(self, channels: int, out_channels: int, dilation: int) -> None:
-        super().__init__()
-        reach = _DENSE_TAPS // 2 * dilation
-        self.linear_local = nn.Conv1d(channels, out_channels, _DENSE_TAPS, padding=reach, dilation=dilation, bias=False)
-        self.linear1 = nn.Conv1d(channels, channels // 2, 1)
-        self.linear2 = nn.Conv1d(channels // 2, out_channels, 1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S) to (B, C_out, S)."""
-        context = F.relu(self.linear1(x.mean(-1, keepdim=True) + segment_means(x)))
-        weighed: Tensor = self.linear_local(x) * torch.sigmoid(self.linear2(context))
-        return weighed
-
-
-def segment_means(x: Tensor) -> Tensor:
-    """`x` (B, C, S) with each frame replaced by the mean of its segment of 100; the last one may be shorter."""
-    means = F.avg_pool1d(x, kernel_size=_SEGMENT, stride=_SEGMENT, ceil_mode=True)
-    return means.repeat_interleave(_SEGMENT, dim=-1)[..., : x.shape[-1]]
-
-
-class DenseLayer(nn.Module):
-    """A bottleneck, then a context-aware convolution."""
-
-    def __init__(self, channels: int, growth: int, bottleneck: int, dilation: int) -> None:
-        super().__init__()
-        width = bottleneck * growth
-        self.nonlinear1 = NormReLU(channels)
-        self.linear1 = nn.Conv1d(channels, width, 1, bias=False)
-        self.nonlinear2 = NormReLU(width)
-        self.cam_layer = CAMLayer(width, growth, dilation)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S) to (B, growth, S)."""
-        y: Tensor = self.cam_layer(self.nonlinear2(self.linear1(self.nonlinear1(x))))
-        return y
-
-
-class DenseBlock(nn.Module):
-    """Layers that each read all that came before them and add `growth` channels."""
-
-    def __init__(self, channels: int, count: int, growth: int, bottleneck: int, dilation: int) -> None:
-        super().__init__()
-        for number in range(count):
-            layer = DenseLayer(channels + number * growth, growth, bottleneck, dilation)
-            self.add_module(f"tdnnd{number + 1}", layer)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S) to (B, C + count x growth, S)."""
-        for layer in self.children():
-            x = torch.cat((x, layer(x)), dim=1)
-        return x
-
-
-class Transit(nn.Module):
-    """Between dense blocks: fewer channels."""
-
-    def __init__(self, channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.nonlinear = NormReLU(channels)
-        self.linear = nn.Conv1d(channels, out_channels, 1, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, S) to (B, C_out, S)."""
-        y: Tensor = self.linear(self.nonlinear(x))
-        return y
-
-
-class StatsPool(nn.Module):
-    """Mean and standard deviation over time, (B, C, S) to (B, 2 C)."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat((x.mean(dim=-1), x.std(dim=-1)), dim=-1)
-
-
-class Dense(nn.Module):
-    """The last projection and its batch norm, which has neither weight nor bias."""
-
-    def __init__(self, channels: int, out_channels: int) -> None:
-        super().__init__()
-        self.linear = nn.Conv1d(channels, out_channels, 1, bias=False)
-        self.nonlinear = nn.Sequential(OrderedDict(batchnorm=BatchNorm(out_channels, affine=False)))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C) to (B, E)."""
-        y: Tensor = self.nonlinear(self.linear(x[..., None])[..., 0])
-        return y
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        self.refold()
+        return super()._apply(fn, recurse)

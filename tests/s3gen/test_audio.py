@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from s3gen import audio
 from s3gen.audio import (
     PROMPT_MIN_SAMPLES,
     PromptMel,
+    SpeakerFeatures,
     TokenizerMel,
     check_wav,
     mel_filters,
@@ -99,6 +101,27 @@ def test_speaker_features_equal_numpy(samples):
     np.testing.assert_allclose(features.numpy(), expected - expected.mean(axis=0), atol=1e-4)
 
 
+@pytest.mark.parametrize(("dtype", "limit"), [(torch.float64, 1e-12), (torch.float32, 1e-5)])
+def test_speaker_features_without_torchaudio_are_others(dtype, limit):
+    features = SpeakerFeatures(80).to(dtype)
+    # Ours is a float32 whatever the audio is in.
+    features.window.copy_(torch.hann_window(400, periodic=False, dtype=dtype) ** 0.85)
+    wavs = [noise(samples, seed, dtype) for seed, samples in enumerate((8_000, 400, 20_001))]
+    wavs.append(torch.zeros(3_000, dtype=dtype))
+    for wav, found in zip(wavs, features(wavs), strict=True):
+        torch.testing.assert_close(found, speaker_features(wav, 80).to(dtype), rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("make", [PromptMel, lambda: TokenizerMel(80), lambda: SpeakerFeatures(80)])
+def test_a_loud_or_long_neighbour_changes_the_features(make):
+    module = make().double()
+    wavs = [noise(samples, seed) * loudness for seed, (samples, loudness) in
+            enumerate(((5_000, 1.0), (721, 1e-6), (30_001, 100.0), (721, 1.0)))]  # fmt: skip
+    batch = getattr(module, "batch", module)
+    for wav, together in zip(wavs, batch(wavs), strict=True):
+        torch.testing.assert_close(together, batch([wav])[0], rtol=0, atol=1e-12)
+
+
 def test_a_voice_has_the_same_features_each_time():
     before = torch.get_rng_state()
     assert torch.equal(speaker_features(noise(4_000), 80), speaker_features(noise(4_000), 80))
@@ -113,6 +136,33 @@ def test_resampling_computes_its_filter_in_float64(rate):
     assert torch.equal(ours, torchaudio.transforms.Resample(rate, 16_000)(wav))
     assert not torch.equal(ours, torchaudio.functional.resample(wav, rate, 16_000))
     assert len(ours) == math.ceil(len(wav) * 16_000 / rate)
+
+
+def test_the_filter_of_another_type_or_rate_is_used_again():
+    wav = noise(3_000)
+    first = [
+        resample(wav.to(dtype), rate, 16_000) for dtype in (torch.float64, torch.float32) for rate in (8_000, 9_000)
+    ]
+    assert [len(sound) for sound in first] == [6_000, 5_334] * 2
+    assert [sound.dtype for sound in first] == [torch.float64] * 2 + [torch.float32] * 2
+    torch.testing.assert_close(first[2].double(), first[0], rtol=0, atol=1e-6)
+    assert torch.equal(resample(wav, 8_000, 16_000), first[0])
+
+
+def test_large_filters_stay_in_memory():
+    audio._resampler.cache_clear()
+    resample(noise(10), 1_023, 1_031)
+    assert audio._resampler.cache_info().currsize == 0
+    resample(noise(10), 8_000, 24_000)
+    assert audio._resampler.cache_info().currsize == 1
+
+
+def test_zeros_behind_a_clip_change_its_end():
+    wav = noise(1_237)
+    for rate in (8_000, 44_100):
+        alone = resample(wav, rate, 16_000)
+        padded = resample(torch.nn.functional.pad(wav, (0, 400))[None].expand(2, -1), rate, 16_000)
+        torch.testing.assert_close(padded[1, : len(alone)], alone, rtol=0, atol=1e-12)
 
 
 def test_a_resampled_tone_is_the_same_tone():
@@ -139,7 +189,7 @@ def test_rates_with_nothing_in_common_do_not_fill_the_memory():
         resample(noise(100), 44_101, 24_000)
 
 
-@pytest.mark.parametrize("make", [PromptMel, lambda: TokenizerMel(128)])
+@pytest.mark.parametrize("make", [PromptMel, lambda: TokenizerMel(128), lambda: SpeakerFeatures(80)])
 def test_buffers_are_real_under_meta_and_follow_the_module(make):
     before = torch.get_rng_state()
     with torch.device("meta"):

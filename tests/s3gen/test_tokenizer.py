@@ -99,6 +99,16 @@ def test_each_attention_mask_is_needed(tokenizer, monkeypatch, skipped):
     assert worst_difference_in_company(tokenizer) > 1e-3
 
 
+@pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 40), (3, 17)])
+def test_the_memory_is_the_published_convolution_over_its_input(tokenizer, batch, length):
+    attention = tokenizer.encoder.blocks[0].attn
+    generator = torch.Generator().manual_seed(2)
+    value = torch.randn(batch, length, TINY.dim, generator=generator, dtype=torch.float64).transpose(1, 2)
+    with torch.no_grad():
+        expected = attention.fsmn_block(value) + value
+        torch.testing.assert_close(attention._remember(value), expected, rtol=0, atol=EXACT)
+
+
 def test_tokens_do_not_depend_on_company_or_place(tokenizer):
     wavs = [speech(seconds, seed) for seed, seconds in enumerate((1.0, 0.02, 3.217, 31.0, 2.0))]
     alone = [tokenizer([wav])[0][0] for wav in wavs]
@@ -178,7 +188,7 @@ def test_a_clip_of_70_s_is_its_windows_one_by_one(tokenizer):
 def test_many_windows_go_through_in_several_batches(tokenizer, monkeypatch):
     wavs = [speech(seconds, seed) for seed, seconds in enumerate((0.4, 1.1, 0.7, 31.0, 0.2))]
     whole, _ = tokenizer(wavs)
-    monkeypatch.setattr(module, "_BATCH_FRAMES", 120)
+    monkeypatch.setattr(module, "batch_frames", lambda device: 120)
     pieces, _ = tokenizer(wavs)
     assert torch.equal(whole, pieces)
 
