@@ -19,24 +19,32 @@ from torch import Tensor, nn
 
 from s3gen import checkpoint
 from s3gen import noise as noises
-from s3gen.audio import PromptMel, resample
+from s3gen.audio import PROMPT_MIN_SAMPLES, TOKENIZER_MIN_SAMPLES, PromptMel, batch_frames
+from s3gen.clips import Clips, Rate, Wav, stacked
 from s3gen.compiled import Compiler
 from s3gen.config import RANDOM_MODELS, S3GenConfig
-from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS, SAMPLE_RATE, TOKENIZER_RATE
+from s3gen.constants import (
+    FRAMES_PER_TOKEN,
+    LOOKAHEAD_TOKENS,
+    MEL_BINS,
+    SAMPLE_RATE,
+    TOKENIZER_HOP,
+    TOKENIZER_RATE,
+)
 from s3gen.flow import Flow
 from s3gen.noise import Stream
 from s3gen.precision import check_dtype, float32_products, strict_float32
 from s3gen.ragged import on_device, pad_rows, plan_batches, rows_on_device
-from s3gen.speaker import SpeakerEncoder
+from s3gen.speaker import SPEAKER_MIN_SAMPLES, SpeakerEncoder
 from s3gen.tokenizer import SpeechTokenizer
 from s3gen.tokens import TokenRow, check_tokens, split_tokens
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import RefDict, Voice
 from s3gen.weights import random_weights
 
-# What goes through the encoder and the vocoder at once, padding included: rows of like length, so that little of it is.
-ENCODER_TOKENS = 4_096
-VOCODER_FRAMES = 4_096
+# What goes through the encoder (tokens) and the vocoder (frames) at once, padding included: rows of like length, so that
+# little of it is padding. On a CPU a row of some seconds is as much as pays.
+_CPU_GROUP, _GROUP = 256, 4_096
 
 _WARM_FRAMES = 512  # of a row that only warms up, half of it prompt
 
@@ -68,6 +76,10 @@ class S3GenModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.flow.mel_proj.weight.dtype
+
+    @property
+    def _group(self) -> int:
+        return _CPU_GROUP if self.device.type == "cpu" else _GROUP
 
     @classmethod
     def from_pretrained(
@@ -176,8 +188,12 @@ class S3GenModel(nn.Module):
         Raises:
             ValueError: a shape, dtype or rate that is none, values that are not finite, or too little audio.
         """
+        wavs, names = stacked(wav, "wav")
+        least = {TOKENIZER_RATE: TOKENIZER_MIN_SAMPLES}
+        clips = Clips(wavs, [sr] * len(wavs), names=names, least=least, dtype=self.dtype)
         with strict_float32(self.device):
-            return self.tokenizer(self._hear(wav, sr, TOKENIZER_RATE))
+            rows = self.tokenizer.encode(*clips.hear(range(len(wavs)), [TOKENIZER_RATE], self.device))
+        return pad_rows(rows), on_device(torch.tensor([len(row) for row in rows]), self.device)
 
     @torch.no_grad()
     def embed_ref(self, ref_wav: Tensor | np.ndarray, ref_sr: int) -> dict[str, Tensor]:
@@ -195,24 +211,49 @@ class S3GenModel(nn.Module):
         Raises:
             ValueError: as `tokenize`.
         """
-        with strict_float32(self.device):
-            heard = self._hear(ref_wav, ref_sr, TOKENIZER_RATE)
-            tokens, _ = self.tokenizer(heard)
-            mels = torch.stack([self.prompt_mel(wave) for wave in self._hear(ref_wav, ref_sr, SAMPLE_RATE)])
-            embedding = self.speaker_encoder(heard)
-        # The published code keeps an odd last frame here, and later returns a frame too few for it.
-        count = min(tokens.shape[1], mels.shape[1] // FRAMES_PER_TOKEN)
-        return {
-            "prompt_token": tokens[:, :count],
-            "prompt_token_len": torch.full((len(tokens),), count, device=self.device),
-            "prompt_feat": mels[:, : count * FRAMES_PER_TOKEN],
-            "prompt_feat_len": torch.full((len(tokens),), count * FRAMES_PER_TOKEN, device=self.device),
-            "embedding": embedding,
-        }
+        wavs, names = stacked(ref_wav, "ref_wav")
+        refs = self._embed(wavs, [ref_sr] * len(wavs), names)
+        return {name: torch.cat([ref[name] for ref in refs]) for name in refs[0]}
 
-    def _hear(self, wav: Tensor | np.ndarray, rate: int | np.integer[Any], at: int) -> list[Tensor]:
-        rate = int(rate) if isinstance(rate, np.integer) else rate
-        return [resample(wave.to(self.device, self.dtype), rate, at) for wave in _clips(wav)]
+    @torch.no_grad()
+    def embed_refs(self, wavs: Sequence[Wav], rates: Rate | Sequence[Rate]) -> list[dict[str, Tensor]]:
+        """The same for many clips of any lengths and rates, in batches whose memory is bounded.
+
+        What is found of a clip does not depend on the others, to rounding. On CUDA the work is queued, and the caller
+        does not wait for it.
+
+        Args:
+            wavs: (L,) float in -1 .. 1 each.
+            rates: their rates in Hz, one for all or one each.
+
+        Returns:
+            For each clip what `embed_ref` returns, B = 1.
+
+        Raises:
+            ValueError: as `tokenize`, with the place of the clip, before anything is computed; or lists of different
+                lengths.
+        """
+        each = [rates] * len(wavs) if isinstance(rates, int | np.integer) else list(rates)
+        if len(each) != len(wavs):
+            raise ValueError(f"{len(wavs)} clips and {len(each)} rates do not match")
+        return self._embed(wavs, each, [f"wavs[{row}]" for row in range(len(wavs))])
+
+    def _embed(self, wavs: Sequence[Wav], rates: Sequence[Rate], names: Sequence[str]) -> list[dict[str, Tensor]]:
+        least = {TOKENIZER_RATE: SPEAKER_MIN_SAMPLES, SAMPLE_RATE: PROMPT_MIN_SAMPLES}
+        clips = Clips(wavs, rates, names=names, least=least, dtype=self.dtype)
+        refs: dict[int, dict[str, Tensor]] = {}
+        frames = [samples // TOKENIZER_HOP for samples in clips.lengths(TOKENIZER_RATE)]
+        for batch in plan_batches(frames, batch_frames(self.device)):
+            with strict_float32(self.device):
+                low, high = clips.hear(batch, [TOKENIZER_RATE, SAMPLE_RATE], self.device)
+                found = zip(
+                    self.tokenizer.encode(low),
+                    self.prompt_mel.batch(high),
+                    self.speaker_encoder.encode(low),
+                    strict=True,
+                )
+                refs.update((row, _ref(*parts)) for row, parts in zip(batch, found, strict=True))
+        return [refs[row] for row in range(len(clips))]
 
     @torch.no_grad()
     def forward(
@@ -355,7 +396,7 @@ class S3GenModel(nn.Module):
     def _encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         """Rows of prompt and tokens to their mu (frames, 80), in groups of like length."""
         encoded: dict[int, Tensor] = {}
-        for group in plan_batches([len(row) for row in tokens], ENCODER_TOKENS):
+        for group in plan_batches([len(row) for row in tokens], self._group):
             padded = on_device(pad_rows([tokens[row] for row in group]), self.device)
             mu = self.flow.encode(padded, [len(tokens[row]) for row in group])
             encoded.update((row, mu[place, : FRAMES_PER_TOKEN * len(tokens[row])]) for place, row in enumerate(group))
@@ -366,7 +407,7 @@ class S3GenModel(nn.Module):
     ) -> list[tuple[Tensor, Tensor]]:
         """Waveform and source, (samples,) each, of every row's mel (frames, 80), in groups of like length."""
         made: dict[int, tuple[Tensor, Tensor]] = {}
-        for group in plan_batches([max(1, len(mel)) for mel in mels], VOCODER_FRAMES):
+        for group in plan_batches([max(1, len(mel)) for mel in mels], self._group):
             lengths = [len(mels[row]) for row in group]
             cache = cache_source if cache_source is None or len(cache_source) == 1 else cache_source[group]
             waves, source = self.mel2wav.inference(
@@ -428,14 +469,18 @@ def _config(found: checkpoint.Checkpoint) -> S3GenConfig:
     return S3GenConfig(meanflow="flow.decoder.estimator.time_embed_mixer.weight" in found.weights)
 
 
-def _clips(wav: Tensor | np.ndarray) -> list[Tensor]:
-    tensor = torch.from_numpy(wav) if isinstance(wav, np.ndarray) else wav
-    if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
-        kind = tensor.dtype if isinstance(tensor, Tensor) else type(wav).__name__
-        raise ValueError(f"audio must be a floating point tensor or array with full scale at 1.0, not {kind}")
-    if tensor.dim() not in (1, 2) or tensor.numel() == 0:
-        raise ValueError(f"audio must have shape (samples,) or (clips, samples), not {tuple(tensor.shape)}")
-    return list(tensor.detach().reshape(-1, tensor.shape[-1]))
+def _ref(tokens: Tensor, mel: Tensor, embedding: Tensor) -> dict[str, Tensor]:
+    """What `embed_ref` returns of one clip."""
+    # The published code keeps an odd last frame here, and later returns a frame too few for it.
+    count = min(len(tokens), len(mel) // FRAMES_PER_TOKEN)
+    frames = count * FRAMES_PER_TOKEN
+    return {
+        "prompt_token": tokens[None, :count],
+        "prompt_token_len": torch.full((1,), count, device=tokens.device),
+        "prompt_feat": mel[None, :frames],
+        "prompt_feat_len": torch.full((1,), frames, device=mel.device),
+        "embedding": embedding[None],
+    }
 
 
 def _describes_voices(name: str) -> bool:
