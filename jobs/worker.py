@@ -83,7 +83,7 @@ class Worker:
         encoders: int = 1,
         options: Options | None = None,
     ) -> None:
-        self._ledger, self._voices, self._options = ledger, voices, options
+        self._ledger, self._model, self._voices, self._options = ledger, model, voices, options
         self._max_frames = max_frames
         self._config: JobConfig = config_from(ledger.job["config"])
         self._engine = Engine(model, steps=self._config.engine.n_cfm_timesteps, start_fade=self._config.start_fade)
@@ -109,8 +109,12 @@ class Worker:
         # On a CPU the model has all of the share, of which encoding needs a thousandth.
         encoders = threads if model.device.type == "cuda" else 1
         worker = cls(ledger, model, voices, max_frames=max_frames, encoders=encoders, options=options)
-        worker._engine.call(lambda: model.warm_up(max_frames))
+        worker.warm_up()
         return worker
+
+    def warm_up(self) -> None:
+        """Does what the first batches would otherwise wait for, on the thread that will make them."""
+        self._engine.call(lambda: self._model.warm_up(self._max_frames))
 
     def run(self, shard: int) -> ShardReport:
         """Makes and commits one shard. When it raises, nothing of the shard is visible.
