@@ -108,14 +108,31 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
         (..., ceil(N x to_rate / from_rate)), in the audio's dtype; the audio itself when the rates are equal.
 
     Raises:
+        ValueError: as `resampled_length`.
+    """
+    taps = _kernel_taps(from_rate, to_rate)
+    if from_rate == to_rate:
+        return wav
+    make = _resampler if taps <= _MAX_KEPT_KERNEL else _resampler.__wrapped__
+    resampled: Tensor = make(from_rate, to_rate, wav.dtype, wav.device)(wav)
+    return resampled
+
+
+def resampled_length(samples: int, from_rate: int, to_rate: int) -> int:
+    """Of what `resample` makes of so many samples.
+
+    Raises:
         ValueError: a rate that is not a positive integer, or two rates with so little in common that the filter, one
             phase per output sample until they meet again, would fill the memory.
     """
+    _kernel_taps(from_rate, to_rate)
+    return -(-samples * to_rate // from_rate)
+
+
+def _kernel_taps(from_rate: int, to_rate: int) -> int:
     for name, rate in (("from_rate", from_rate), ("to_rate", to_rate)):
         if isinstance(rate, bool) or not isinstance(rate, int) or rate < 1:
             raise ValueError(f"{name} is {rate!r}, but must be a positive whole number of Hz")
-    if from_rate == to_rate:
-        return wav
     common = math.gcd(from_rate, to_rate)
     taps = (from_rate // common) * (to_rate // common)
     if taps > _MAX_RESAMPLE_KERNEL:
@@ -123,9 +140,7 @@ def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:
             f"cannot resample from {from_rate} to {to_rate} Hz: their greatest common divisor is only {common}; "
             f"bring the audio to a usual rate first (8000, 16000, 22050, 24000, 44100, 48000 ...)"
         )
-    make = _resampler if taps <= _MAX_KEPT_KERNEL else _resampler.__wrapped__
-    resampled: Tensor = make(from_rate, to_rate, wav.dtype, wav.device)(wav)
-    return resampled
+    return taps
 
 
 @functools.lru_cache(_KEPT_KERNELS)

@@ -233,7 +233,7 @@ class S3GenModel(nn.Module):
             ValueError: as `tokenize`, with the place of the clip, before anything is computed; or lists of different
                 lengths.
         """
-        each = [rates] * len(wavs) if isinstance(rates, int | np.integer) else list(rates)
+        each = list(rates) if isinstance(rates, Sequence | np.ndarray) else [rates] * len(wavs)
         if len(each) != len(wavs):
             raise ValueError(f"{len(wavs)} clips and {len(each)} rates do not match")
         return self._embed(wavs, each, [f"wavs[{row}]" for row in range(len(wavs))])
