@@ -3,6 +3,9 @@
 The sources, sorted by id, are cut into parts. A part is named by the digest of all that decides its content, and is one
 Parquet file: voices and failures together, so that it is there whole or not at all. The table is the parts in their
 order (merged with the rows of the table that is appended to), written once all are there.
+
+A part's clips go to the model in groups, each read while the one before is computed. Which clips share a group, and so
+the last bits of their voices, follows from the part alone.
 """
 
 from __future__ import annotations
@@ -13,6 +16,7 @@ import heapq
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +27,7 @@ import pyarrow.parquet as pq
 import torch
 
 from jobs.audiofile import Samples, UnreadableAudio, read_audio
+from jobs.batch import trouble_of
 from jobs.errors import InputError, StorageError
 from jobs.models import open_model
 from jobs.parquet import read_parquet
@@ -30,13 +35,18 @@ from jobs.storage import Folder, Options, absolute_url, is_url, open_input, stat
 from jobs.voice_sources import Source, VoiceFailure
 from jobs.voices import FORMAT_VERSION, METADATA_KEY, ROW_GROUP_VOICES, SCHEMA, VOICE_COLUMNS, VoiceTable
 from s3gen import S3GenModel
-from s3gen.voice import Voice
+from s3gen.voice import RefDict, Voice
 
 PART_VOICES = 256
 MAX_SECONDS = 10.0  # of a clip; the reference tools use no more either
 MIN_SECONDS = 0.5
 SILENCE = 1e-3  # peak, of full scale: -60 dB
 HASH_BLOCK = 1 << 20  # bytes
+GROUP_VOICES = 64  # clips that are in memory together, next to as many that are read ahead ...
+GROUP_SECONDS = GROUP_VOICES * MAX_SECONDS  # ... fewer when they may be longer than usual
+READERS = 8  # threads
+
+Row = dict[str, Any]
 
 DIGEST_KEY = "s3gen_voices_digest"
 FAILURE_SCHEMA = pa.schema([(name, pa.string()) for name in ("voice_id", "source", "error", "message")])
@@ -92,7 +102,7 @@ class VoiceMaker:
         """Makes and commits the part, unless it is there."""
         name = self._name(part)
         if not self._parts.exists(name):
-            rows = [row for source in part.sources if (row := self._row(source, part.known)) is not None]
+            rows = list(self._rows(part))
             with tempfile.TemporaryDirectory(prefix="s3gen-") as folder:
                 path = Path(folder) / name
                 pq.write_table(pa.Table.from_pylist(rows, schema=PART_SCHEMA), path, compression="zstd")
@@ -101,8 +111,10 @@ class VoiceMaker:
 
     def _name(self, part: Part) -> str:
         content = hashlib.sha256(json.dumps([self._settings, sorted(part.known.items())]).encode())
-        for source in part.sources:
-            content.update(json.dumps([source.voice_id, source.url, *self._version(source)]).encode())
+        with ThreadPoolExecutor(READERS) as readers:
+            versions = readers.map(self._version, part.sources)
+            for source, version in zip(part.sources, versions, strict=True):
+                content.update(json.dumps([source.voice_id, source.url, *version]).encode())
         return f"{content.hexdigest()}.parquet"
 
     def _version(self, source: Source) -> tuple[int, str]:
@@ -112,35 +124,63 @@ class VoiceMaker:
             return (-1, "absent")
         return (stat.size, stat.etag)
 
-    def _row(self, source: Source, known: Mapping[str, str]) -> dict[str, Any] | None:
-        """A row of the part, or None for a voice that the table already has from the same bytes."""
-        row: dict[str, Any] = {"voice_id": source.voice_id, "source": source.url}
+    def _rows(self, part: Part) -> Iterator[Row]:
+        """The part's rows in its order, but for voices that the table already has from the same bytes."""
+        size = max(1, min(GROUP_VOICES, int(GROUP_SECONDS / self._max_seconds)))
+        groups = [part.sources[start : start + size] for start in range(0, len(part.sources), size)]
+        with ThreadPoolExecutor(READERS) as readers:
+
+            def submit(group: Sequence[Source]) -> list[Future[Row | _Clip | None]]:
+                return [readers.submit(self._read, source, part.known) for source in group]
+
+            ahead = submit(groups[0])
+            waiting: list[Row | _Found] = []
+            for following in [*groups[1:], ()]:
+                group = [future.result() for future in ahead]
+                ahead = submit(following)
+                found = self._embed([entry for entry in group if entry is not None])
+                # A GPU has work again before this one waits for what it has made.
+                yield from (_row(entry) for entry in waiting)
+                waiting = found
+            yield from (_row(entry) for entry in waiting)
+
+    def _read(self, source: Source, known: Mapping[str, str]) -> Row | _Clip | None:
+        """A clip, or the row that says why there is none; None for what the table already has from the same bytes."""
+        row: Row = {"voice_id": source.voice_id, "source": source.url}
         try:
             digest, samples, rate = _read_clip(source.url, self._options, self._max_seconds)
             if source.voice_id in known:
                 if known[source.voice_id] == digest:
                     return None
                 raise _Rejected("voice_exists", "the table has this voice_id from another clip; choose another id")
-            return row | {"source_digest": digest} | self._embed(samples, rate)
+            _check_clip(samples, rate)
         except _Rejected as rejection:
             return row | {"error": rejection.code, "message": str(rejection)}
+        return _Clip(row=row, digest=digest, samples=samples, rate=rate)
 
-    def _embed(self, samples: Samples, rate: int) -> dict[str, Any]:
-        _check_clip(samples, rate)
+    def _embed(self, group: Sequence[Row | _Clip]) -> list[Row | _Found]:
+        clips = [entry for entry in group if isinstance(entry, _Clip)]
+        found = iter(self._refs(clips))
+        return [_Found.of(entry, next(found)) if isinstance(entry, _Clip) else entry for entry in group]
+
+    def _refs(self, clips: Sequence[_Clip]) -> list[RefDict | str]:
+        """For each clip what the model finds in it, or what it says against it.
+
+        In halves, where they are too much together or one of them is refused.
+        """
         try:
-            ref = self._model.embed_ref(torch.from_numpy(samples), rate)
-            voice = Voice.from_ref(ref)
+            return list(self._model.embed_refs([clip.samples for clip in clips], [clip.rate for clip in clips]))
         except ValueError as error:
-            raise _Rejected("not_embedded", str(error)) from error
-        return {
-            "prompt_token": voice.prompt_token.numpy(force=True).astype(np.int32),
-            "prompt_feat": voice.prompt_feat.numpy(force=True).reshape(-1),
-            "embedding": voice.embedding.numpy(force=True),
-            "tokens": len(voice.prompt_token),
-            "frames": len(voice.prompt_feat),
-            "duration": len(samples) / rate,
-            "sample_rate": rate,
-        }
+            if len(clips) == 1:
+                return [str(error)]
+        except (RuntimeError, MemoryError) as error:
+            if len(clips) == 1 or not trouble_of(error).starved:
+                raise
+        # Outside of the handlers: the exception's traceback holds the tensors of the failed attempt.
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        middle = (len(clips) + 1) // 2
+        return self._refs(clips[:middle]) + self._refs(clips[middle:])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -253,6 +293,57 @@ class VoiceBuild:
 def settings_of(voice_fingerprint: str, max_seconds: float) -> dict[str, Any]:
     """What decides a voice beside its clip; kept in the table's schema."""
     return {"format_version": FORMAT_VERSION, "voice_fingerprint": voice_fingerprint, "max_seconds": max_seconds}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Clip:
+    """A clip that is good as far as one can see.
+
+    Attributes:
+        row: the columns of its row that a failure has too.
+        digest: of the source.
+        rate: of the samples, Hz.
+    """
+
+    row: Row
+    digest: str
+    samples: Samples
+    rate: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    """What the model found in a clip, or what it says against it; the samples are gone."""
+
+    row: Row
+    facts: Row
+    ref: RefDict | str
+
+    @classmethod
+    def of(cls, clip: _Clip, ref: RefDict | str) -> _Found:
+        facts = {"source_digest": clip.digest, "duration": len(clip.samples) / clip.rate, "sample_rate": clip.rate}
+        return cls(row=clip.row, facts=facts, ref=ref)
+
+
+def _row(entry: Row | _Found) -> Row:
+    if not isinstance(entry, _Found):
+        return entry
+    try:
+        if isinstance(entry.ref, str):
+            raise ValueError(entry.ref)
+        # To the CPU first, where looking at numbers does not make a GPU wait.
+        voice = Voice.from_ref({name: value.cpu() for name, value in entry.ref.items()})
+    except ValueError as error:
+        return entry.row | {"error": "not_embedded", "message": str(error)}
+    return {
+        **entry.row,
+        **entry.facts,
+        "prompt_token": voice.prompt_token.numpy().astype(np.int32),
+        "prompt_feat": voice.prompt_feat.numpy().reshape(-1),
+        "embedding": voice.embedding.numpy(),
+        "tokens": len(voice.prompt_token),
+        "frames": len(voice.prompt_feat),
+    }
 
 
 class _Rejected(Exception):

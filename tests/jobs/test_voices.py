@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +13,16 @@ import pytest
 import soundfile
 import torch
 
+from jobs import voice_build
 from jobs.errors import InputError
 from jobs.storage import Folder
 from jobs.voice_build import BuildReport, VoiceBuild, VoiceMaker
 from jobs.voice_sources import find_sources
 from jobs.voices import ROW_GROUP_VOICES, VoiceTable
 from s3gen import S3GenModel, Voice
-from tests.conftest import speech_like
+from tests.conftest import relative_error, speech_like
+
+ROUNDING = 1e-5  # float32; a log-mel's weakest bins are differences of large numbers
 
 
 class CountingModel:
@@ -30,9 +35,26 @@ class CountingModel:
     def voice_fingerprint(self) -> str:
         return self._model.voice_fingerprint()
 
-    def embed_ref(self, wav: torch.Tensor, rate: int) -> dict[str, torch.Tensor]:
-        self.heard += 1
-        return self._model.embed_ref(wav, rate)
+    def embed_refs(self, wavs: Sequence[np.ndarray], rates: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        self.heard += len(wavs)
+        return self._model.embed_refs(wavs, rates)
+
+
+class SmallModel(CountingModel):
+    """One with memory for so many seconds, and a dislike of one rate."""
+
+    def __init__(self, model: S3GenModel, error: Exception, *, seconds: float = 1e9, refused: int = 0) -> None:
+        super().__init__(model)
+        self.calls: list[int] = []
+        self._error, self._seconds, self._refused = error, seconds, refused
+
+    def embed_refs(self, wavs: Sequence[np.ndarray], rates: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+        self.calls.append(len(wavs))
+        if self._refused in rates:
+            raise ValueError(f"{self._refused} Hz is too much")
+        if sum(len(wav) / rate for wav, rate in zip(wavs, rates, strict=True)) > self._seconds:
+            raise self._error
+        return super().embed_refs(wavs, rates)
 
 
 def _clip(path: Path, seconds: float = 0.6, rate: int = 16_000, seed: int = 0, **options: str) -> Path:
@@ -79,8 +101,9 @@ def test_a_voice_from_the_table_is_the_voice_of_its_clip(tiny_model: S3GenModel,
         want, got = Voice.from_ref(tiny_model.embed_ref(torch.from_numpy(wav), rate)), table.get(name)
         assert got is not None
         assert torch.equal(got.prompt_token, want.prompt_token)
-        assert torch.equal(got.prompt_feat, want.prompt_feat)
-        assert torch.equal(got.embedding, want.embedding)
+        # The table's was in company.
+        assert relative_error(got.prompt_feat, want.prompt_feat) < ROUNDING
+        assert relative_error(got.embedding, want.embedding) < ROUNDING
     assert [table.get(name) for name in ("", "aa", "zz", "A")] == [None] * 4
 
 
@@ -131,6 +154,104 @@ def test_a_clip_that_changed_since_the_kill_is_heard_again(
     _clip(clips / "a.wav", seed=99)
     _build(model, clips, tmp_path / "v.parquet")
     assert model.heard == 2 + 4
+
+
+@pytest.mark.parametrize(
+    "error",
+    [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: no memory")],
+)
+def test_out_of_memory_loses_a_part(tiny_model: S3GenModel, clips: Path, tmp_path: Path, error: Exception) -> None:
+    model = SmallModel(tiny_model, error, seconds=1.3)
+    report = _build(model, clips, tmp_path / "v.parquet")
+    assert report is not None
+    assert model.calls == [4, 2, 2]
+    assert (report.voices, report.failures) == (4, [])
+    assert pq.read_table(tmp_path / "v.parquet").column("voice_id").to_pylist() == ["a", "b", "sub/c.d", "ä"]
+
+
+@pytest.mark.parametrize(("error", "seconds"), [(MemoryError("none left"), 0.1), (RuntimeError("a bug"), 1.3)])
+def test_an_error_that_no_smaller_group_mends_is_hidden(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path, error: Exception, seconds: float
+) -> None:
+    with pytest.raises(type(error), match=str(error)):
+        _build(SmallModel(tiny_model, error, seconds=seconds), clips, tmp_path / "v.parquet")
+    assert not (tmp_path / "v.parquet").exists()
+
+
+def test_a_clip_that_the_model_refuses_takes_its_group_with_it(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path
+) -> None:
+    _clip(clips / "c.wav", rate=12_000, seed=4)
+    report = _build(SmallModel(tiny_model, ValueError(), refused=12_000), clips, tmp_path / "v.parquet")
+    assert report is not None
+    assert [(f.voice_id, f.error, f.message) for f in report.failures] == [
+        ("c", "not_embedded", "12000 Hz is too much")
+    ]
+    assert report.voices == 4
+
+
+def test_a_rate_that_cannot_be_resampled_takes_its_group_with_it(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path
+) -> None:
+    _clip(clips / "c.wav", rate=44_101, seed=4)
+    report = _build(tiny_model, clips, tmp_path / "v.parquet")
+    assert report is not None
+    (failure,) = report.failures
+    assert (failure.voice_id, failure.error) == ("c", "not_embedded")
+    assert "44101" in failure.message
+    assert report.voices == 4
+
+
+def test_groups_and_threads_change_order_or_bytes(
+    tiny_model: S3GenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    names = [f"v{number:02d}" for number in range(23)]
+    for seed, name in enumerate(names):
+        _clip(
+            tmp_path / "clips" / f"{name}.wav", float(rng.uniform(0.5, 1.2)), rate=(16_000, 24_000)[seed % 2], seed=seed
+        )
+    monkeypatch.setattr("jobs.voice_build.GROUP_VOICES", 5)
+    first = tmp_path / "first.parquet"
+    for out in (first, tmp_path / "second.parquet"):
+        _build(tiny_model, tmp_path / "clips", out)
+    assert first.read_bytes() == (tmp_path / "second.parquet").read_bytes()
+    table = pq.read_table(first)
+    assert table.column("voice_id").to_pylist() == names
+    for name, digest in zip(names, table.column("source_digest").to_pylist(), strict=True):
+        assert digest == hashlib.sha256((tmp_path / "clips" / f"{name}.wav").read_bytes()).hexdigest()
+    monkeypatch.setattr("jobs.voice_build.GROUP_VOICES", 64)
+    _build(tiny_model, tmp_path / "clips", tmp_path / "third.parquet")
+    other = pq.read_table(tmp_path / "third.parquet")
+    assert other.column("prompt_token").to_pylist() == table.column("prompt_token").to_pylist()
+
+
+def test_clips_are_read_far_ahead_of_the_model(
+    tiny_model: S3GenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in range(12):
+        _clip(tmp_path / "clips" / f"{seed:02d}.wav", seed=seed)
+    monkeypatch.setattr("jobs.voice_build.GROUP_VOICES", 2)
+    read = voice_build._read_clip
+    begun: list[str] = []
+    monkeypatch.setattr(voice_build, "_read_clip", lambda url, *rest: begun.append(url) or read(url, *rest))
+
+    class Watching(CountingModel):
+        def embed_refs(self, wavs: Sequence[np.ndarray], rates: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+            assert len(begun) <= self.heard + 2 * len(wavs)
+            return super().embed_refs(wavs, rates)
+
+    model = Watching(tiny_model)
+    _build(model, tmp_path / "clips", tmp_path / "v.parquet")
+    assert model.heard == len(begun) == 12
+
+
+def test_longer_clips_come_in_as_large_groups(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = SmallModel(tiny_model, ValueError())
+    _build(model, clips, tmp_path / "v.parquet", max_seconds=voice_build.GROUP_SECONDS / 2)
+    assert model.calls == [2, 2]
 
 
 def test_append_adds_and_skips_and_never_replaces(tiny_model: S3GenModel, clips: Path, tmp_path: Path) -> None:
@@ -197,8 +318,8 @@ def large(tiny_model: S3GenModel, tmp_path: Path) -> Path:
     ref = tiny_model.embed_ref(*_heard(clip))
 
     class Once(CountingModel):
-        def embed_ref(self, wav: torch.Tensor, rate: int) -> dict[str, torch.Tensor]:
-            return ref
+        def embed_refs(self, wavs: Sequence[np.ndarray], rates: Sequence[int]) -> list[dict[str, torch.Tensor]]:
+            return [ref] * len(wavs)
 
     _build(Once(tiny_model), tmp_path / "list.csv", tmp_path / "large.parquet")
     return tmp_path / "large.parquet"

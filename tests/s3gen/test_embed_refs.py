@@ -83,7 +83,11 @@ GOOD = speech_like(0.5, 16_000)
 @pytest.mark.parametrize(
     ("wavs", "rates", "message"),
     [
-        ([GOOD, GOOD[:300]], 16_000, r"wavs\[1\] is too short: 300 samples \(18.8 ms at 16000 Hz\), where at least 720"),
+        (
+            [GOOD, GOOD[:300]],
+            16_000,
+            r"wavs\[1\] is too short: 300 samples \(18.8 ms at 16000 Hz\), where at least 720",
+        ),
         ([GOOD[:1_440]], 48_000, r"wavs\[0\] is too short: 1440 samples .* at least 2158 \(45.0 ms\)"),
         ([GOOD, torch.full((16_000,), torch.inf)], 16_000, r"wavs\[1\] holds 16000 value\(s\) that are not finite"),
         ([GOOD[None]], 16_000, r"wavs\[0\] must be 1-D"),
