@@ -70,8 +70,9 @@ def encode(samples: Samples, audio: str) -> bytes:
         raise ValueError(f"audio: {audio!r} is not one of {', '.join(ENCODINGS)}")
     if not np.isfinite(samples).all():
         raise ValueError("samples that are not finite cannot be stored")
-    scaled = np.rint(samples.astype(np.float64) * PCM16_SCALE)
-    pcm = np.clip(scaled, -PCM16_SCALE, PCM16_SCALE - 1).astype(np.int16)
+    # Exact in float32: the scale is a power of two. Clipped before, so that nothing overflows.
+    scaled = np.rint(np.clip(samples, -1, 1) * np.float32(PCM16_SCALE))
+    pcm = np.minimum(scaled, PCM16_SCALE - 1).astype(np.int16)
     file = io.BytesIO()
     soundfile.write(file, pcm, SAMPLE_RATE, format=ENCODINGS[audio], subtype="PCM_16")
     return file.getvalue()

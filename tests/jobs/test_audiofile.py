@@ -74,6 +74,16 @@ def test_equal_samples_give_equal_bytes(audio: str) -> None:
     assert encode(wave, audio) == encode(wave.copy(), audio)
 
 
+def test_no_sample_is_a_step_off_what_exact_arithmetic_gives() -> None:
+    halves = (np.arange(-40_000, 40_000) + 0.5) / 2**15
+    drawn = np.random.default_rng(0).standard_normal(100_000) / 3
+    edges = [-1.0, 1.0, np.nextafter(1, 0), 1e30, -1e30, 1e-45, -0.0]
+    samples = np.concatenate([halves, drawn, edges]).astype(np.float32)
+    want = np.clip(np.rint(samples.astype(np.float64) * 2**15), -(2**15), 2**15 - 1).astype(np.int16)
+    got, _ = soundfile.read(io.BytesIO(encode(samples, "wav")), dtype="int16")
+    np.testing.assert_array_equal(got, want)
+
+
 def test_nan_is_never_stored_as_some_number() -> None:
     with pytest.raises(ValueError, match="finite"):
         encode(np.array([0.0, np.nan], np.float32), "flac")
