@@ -231,7 +231,7 @@ def _in_process(job: Job, model: S3GenModel, options: argparse.Namespace) -> Cos
     voices = VoiceTable.open(job.voices.url)
     worker = Worker(job.ledger(), model, voices, max_frames=job.max_frames, encoders=encoders)
     worker.warm_up()
-    with ThreadPoolExecutor(Worker.tasks_at_once) as threads:
+    with ThreadPoolExecutor(worker.tasks_at_once) as threads:
         begun, cpu_begun = time.perf_counter(), time.process_time()
         reports = list(threads.map(worker.run, range(len(job.plan))))
         cost = Cost(wall=time.perf_counter() - begun, cpu=time.process_time() - cpu_begun)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from jobs.audiofile import Samples, encode
@@ -38,9 +38,9 @@ class Encoders:
         self._audio = audio
         self.room = threading.Semaphore(BATCHES)
 
-    def submit(self, row: Row, samples: Samples) -> Future[Encoded | Trouble]:
-        """A clip, or what is wrong with its wave."""
-        return self._pool.submit(_encoded, row, samples, self._audio)
+    def submit(self, row: Row, made: Samples | Trouble) -> Future[Encoded | Trouble]:
+        """A clip, or what is wrong with its wave, or why there is none."""
+        return self._pool.submit(_encoded, row, made, self._audio)
 
 
 class Intake:
@@ -57,15 +57,13 @@ class Intake:
         Raises:
             Abandoned: nobody takes the clips out.
         """
+        made: Sequence[Samples | Trouble] = [result] * len(batch) if isinstance(result, Trouble) else result
+        rows = list(zip(batch, made, strict=True))
         self._encoders.room.acquire()
         if self._abandoned:
             self._encoders.room.release()
             raise Abandoned
-        if isinstance(result, Trouble):
-            self._queue.put([(item, _settled(result)) for item in batch])
-            return
-        rows = zip(batch, result, strict=True)
-        self._queue.put([(item, self._encoders.submit(item.row, samples)) for item, samples in rows])
+        self._queue.put([(item, self._encoders.submit(item.row, each)) for item, each in rows])
 
     def end(self) -> None:
         """Says that no more batches come. Without it, `clips` waits for ever."""
@@ -99,15 +97,11 @@ class Intake:
         return results
 
 
-def _encoded(row: Row, samples: Samples, audio: str) -> Encoded | Trouble:
-    trouble = fault(row, samples)
+def _encoded(row: Row, made: Samples | Trouble, audio: str) -> Encoded | Trouble:
+    if isinstance(made, Trouble):
+        return made
+    trouble = fault(row, made)
     if trouble is not None:
         return trouble
-    data = encode(samples, audio)
-    return Encoded(samples=len(samples), data=data, sha256=hashlib.sha256(data).hexdigest())
-
-
-def _settled(trouble: Trouble) -> Future[Encoded | Trouble]:
-    future: Future[Encoded | Trouble] = Future()
-    future.set_result(trouble)
-    return future
+    data = encode(made, audio)
+    return Encoded(samples=len(made), data=data, sha256=hashlib.sha256(data).hexdigest())

@@ -143,7 +143,7 @@ class Engine:
         while self._flights:
             self._land()
         if self._on_cuda:
-            torch.cuda.empty_cache()
+            self._awaited(torch.cuda.empty_cache)
 
     def _queue(self, order: _Order, batch: Batch) -> Trouble | None:
         try:

@@ -36,7 +36,10 @@ class Fetch:
         stream.wait_stream(torch.cuda.current_stream(source.device))
         with torch.cuda.stream(stream):
             self._host.copy_(source, non_blocking=True)
-        return stream.record_event()
+        # One that sleeps while it is awaited: the core is the encoders'.
+        event = torch.cuda.Event(blocking=True)
+        event.record(stream)
+        return event
 
     @property
     def ready(self) -> bool:

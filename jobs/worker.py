@@ -15,7 +15,6 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
 
 import pyarrow as pa
 
@@ -68,10 +67,10 @@ class Worker:
         options: storage options.
         max_frames: the frame budget of a batch.
         encoders: threads for encoding.
-    """
 
-    # One is read ahead, one is computed, one is published: each holds its rows and voices in memory.
-    tasks_at_once: ClassVar[int] = 3
+    Attributes:
+        tasks_at_once: calls of `run` that pay: each holds its rows and voices in memory.
+    """
 
     def __init__(
         self,
@@ -85,6 +84,9 @@ class Worker:
     ) -> None:
         self._ledger, self._model, self._voices, self._options = ledger, model, voices, options
         self._max_frames = max_frames
+        # A GPU may need no longer for a shard than storage: one is read, one computed, one published. Beside a CPU's
+        # shards storage takes no time, and one that waits here might be made elsewhere.
+        self.tasks_at_once = 3 if model.device.type == "cuda" else 2
         self._config: JobConfig = config_from(ledger.job["config"])
         self._engine = Engine(model, steps=self._config.engine.n_cfm_timesteps, start_fade=self._config.start_fade)
         self._encoders = Encoders(encoders, self._config.audio)
