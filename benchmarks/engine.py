@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 
-from benchmarks import choices, machine, report, trace, utterances
+from benchmarks import choices, machine, padding, report, trace, utterances
 from benchmarks.contenders import Ours, Peer, Reference, add_inputs, started
 from benchmarks.report import Round
 from benchmarks.roofline import matrix_rate, memory_rate
@@ -96,18 +96,18 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             "single": Ours(model, few, [[place] for place in range(len(few))]),
             "batched": Ours(model, everything, batches),
         }
-        _warm_up(model, peers, ours, options.max_frames)
+        padded = _warm_up(model, peers, ours, options.max_frames)
         rounds = [_round(peers | ours, device, options.dtype, turned=bool(n % 2)) for n in range(options.rounds)]
-        traced = _traced(ours["batched"], device)
+        gpu = _traced(ours["batched"], device, left_out)
     return {
         "kind": "engine",
         "machine": machine.describe(device),
         "options": choices.reported(options),
-        "workload": report.workload(everything, few, batches),
+        "workload": report.workload(everything, few, batches) | {"padding": padded},
         "machine_rates": report.machine_rates(rounds, memory_rate(device)),
         "contenders": report.contenders(model, peers | ours, rounds, options.dtype),
         "estimator": report.estimator(model, ours, rounds, options.dtype),
-        "gpu": None if traced is None else dataclasses.asdict(traced),
+        "gpu": gpu,
         "memory_after_loading_bytes": machine.loading_bytes(options.model),
         "reference": {name: peer.about for name, peer in peers.items()},
         "left_out": left_out,
@@ -144,14 +144,17 @@ def _reference(options: argparse.Namespace, folder: Path) -> Reference | None:
     return Reference(python=options.reference_python) if options.reference_python else None
 
 
-def _warm_up(model: S3GenModel, peers: dict[str, Peer], ours: dict[str, Ours], max_frames: int) -> None:
-    """Have everybody do once what only the first time takes long."""
+def _warm_up(model: S3GenModel, peers: dict[str, Peer], ours: dict[str, Ours], max_frames: int) -> dict[str, float]:
+    """Have everybody do once what only the first time takes long; the share of padding in the parts of the model."""
     model.warm_up(max_frames)
+    batched = ours["batched"]
+    padded = padding.shares(model, lambda: [batched.speak(batch, 1) for batch in batched.batches])
+    batched.speak(batched.batches[-1])
     for steps in (None, 1):
-        ours["batched"].speak(ours["batched"].batches[-1], steps)
         ours["single"].speak([0], steps)
     for peer in peers.values():
         peer.speak(peer.utterances[:1])
+    return padded
 
 
 def _round(contenders: dict[str, Peer | Ours], device: torch.device, dtype: str, *, turned: bool) -> Round:
@@ -165,11 +168,16 @@ def _round(contenders: dict[str, Peer | Ours], device: torch.device, dtype: str,
     return Round(costs=costs, one_step=one_step, matrix_rates=rates)
 
 
-def _traced(batched: Ours, device: torch.device) -> trace.Trace | None:
+def _traced(batched: Ours, device: torch.device, left_out: dict[str, str]) -> dict[str, float] | None:
     if device.type != "cuda":
         return None
     batches = [batched.batches[place % len(batched.batches)] for place in range(_TRACED_BATCHES)]
-    return trace.record([functools.partial(batched.speak, batch) for batch in batches], device)
+    try:
+        found = trace.record([functools.partial(batched.speak, batch) for batch in batches], device)
+    except (ValueError, RuntimeError) as error:  # not every machine lets its GPU be watched
+        left_out["gpu"] = str(error)
+        return None
+    return dataclasses.asdict(found)
 
 
 if __name__ == "__main__":

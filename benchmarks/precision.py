@@ -98,6 +98,7 @@ def products(dtype: str, device: torch.device) -> contextlib.AbstractContextMana
     return Tf32Products() if device.type == "cpu" and dtype != "float32" else contextlib.nullcontext()
 
 
+@torch.no_grad()
 def speak(model: S3GenModel, utterance: Utterance, dtype: str) -> Spoken:
     """By a model prepared for `dtype`; the F0 predictor and the source never leave float32."""
     with products(dtype, model.device):
@@ -113,7 +114,6 @@ def vocode(model: S3GenModel, mel: Tensor, source: Tensor, dtype: str) -> Tensor
         return model.mel2wav.decode(mel, source)
 
 
-@torch.no_grad()
 def compare(model: S3GenModel, utterance: Utterance, exact: Spoken, dtype: str) -> dict[str, float]:
     """The errors of one utterance."""
     coarse = speak(model, utterance, dtype)
@@ -125,7 +125,6 @@ def compare(model: S3GenModel, utterance: Utterance, exact: Spoken, dtype: str) 
     }
 
 
-@torch.no_grad()
 def vocoder_alone(model: S3GenModel, exact: Spoken) -> dict[str, float]:
     """The error of the vocoder's convolutions in TF32, all else being float32's."""
     return {"given_source_snr_db": snr_db(vocode(model, exact.mel, exact.source, "tf32"), exact.wave)}

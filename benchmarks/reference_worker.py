@@ -4,6 +4,8 @@ FOLDER holds a plan and its inputs, see ``parity/reference.py``. Says when it is
 names, one a line, and answers each with what its synthesis cost: see ``benchmarks/contenders.py``.
 """
 
+import importlib.metadata
+import importlib.util
 import json
 import os
 import pathlib
@@ -17,6 +19,7 @@ from safetensors.torch import load_file
 sys.path.insert(0, str(pathlib.Path(__file__).parent.parent / "parity"))
 import reference
 
+ROOT = pathlib.Path(__file__).parent.parent
 STATUS = pathlib.Path("/proc/self/status")
 
 
@@ -26,6 +29,7 @@ class Speaker:
     def __init__(self, folder, device):
         plan = json.loads((folder / "plan.json").read_text())
         torch.set_num_threads(plan["threads"])
+        import_torchaudio()
         model = reference.build(reference.load_reference(), load_file(plan["weights"]), meanflow=plan["meanflow"])
         self.model, self.device = model.to(device), device
         self.inputs = {}
@@ -59,6 +63,12 @@ class Speaker:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
+def import_torchaudio():
+    """Beside any torch: its compiled extension, which the reference does not use, may be for another one."""
+    spec = importlib.util.spec_from_file_location("any_torchaudio", ROOT / "s3gen/_torchaudio.py")
+    spec.loader.exec_module(importlib.util.module_from_spec(spec))
+
+
 def timed(speaker, names):
     """What the synthesis of the named inputs costs."""
     begun, cpu_begun = time.perf_counter(), time.process_time()
@@ -77,7 +87,7 @@ def answers():
 def main(folder, device):
     answer = answers()
     speaker = Speaker(pathlib.Path(folder), device)
-    answer({"torch": torch.__version__})
+    answer({package: importlib.metadata.version(package) for package in ("chatterbox-tts", "torch")})
     for line in sys.stdin:
         answer(timed(speaker, json.loads(line)))
 

@@ -19,6 +19,7 @@ NAMES = {
     "ray_data": "the reference in Ray Data",
     "single": "this package, one by one",
     "batched": "this package, batched",
+    "gpu": "what the GPU did",
 }
 Figures = dict[str, Any]
 
@@ -142,7 +143,8 @@ def _about(options: Figures, said: Figures) -> list[str]:
         f"{engine(options)}; median (smallest .. largest), of {options['rounds']} rounds where it is a speed.",
         f"Utterances: {said['utterances']} of {lengths} s after prompts of {prompts} s; one by one: "
         f"{said['sample_utterances']} of them. Batches: {said['batches']} of up to {options['max_frames']} frames, "
-        f"{said['padding_share']:.1%} padding.",
+        f"padded {said['padding_share']:.1%} as they are planned; of what is computed, "
+        f"{said['padding']['encoder']:.1%} in the encoder and {said['padding']['vocoder']:.1%} in the vocoder.",
     ]
 
 
@@ -169,6 +171,10 @@ def _ends(found: Figures) -> list[str]:
     ends = [
         f"- memory copied: {found['machine_rates']['memory_bytes_per_second'] / 1e9:.1f} GB/s, read and written",
         f"- loading the model peaks at {found['memory_after_loading_bytes'] / 1e9:.2f} GB resident",
+        *(
+            f"- {NAMES[name]}: {', '.join(f'{package} {version}' for package, version in about.items())}"
+            for name, about in found["reference"].items()
+        ),
         *(f"- left out: {NAMES[name]}: {why}" for name, why in found["left_out"].items()),
     ]
     if found["gpu"]:

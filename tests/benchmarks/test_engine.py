@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -74,10 +75,13 @@ def test_report_lacks_a_figure(quick: None, tmp_path: Path, capsys: pytest.Captu
     workload = found["workload"]
     assert (workload["utterances"], workload["sample_utterances"], workload["batches"]) == (3, 2, 1)
     assert 0 < workload["padding_share"] < 1
+    assert 0 < workload["padding"]["encoder"] < workload["padding"]["vocoder"] < 1
     assert found["gpu"] is None
     assert found["reference"] == {"reference": {"torch": "fake"}}
     assert found["left_out"] == {"ray_data": "--ray-data was not given"}
-    assert "| the reference, one by one | 1 (1 .. 1) | 1 |" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "| the reference, one by one | 1 (1 .. 1) | 1 |" in said
+    assert "- the reference, one by one: torch fake" in said
 
 
 def check_contender(figures: dict[str, Any], *, cpu: bool) -> None:
@@ -118,6 +122,17 @@ def test_contenders_always_go_in_the_same_order(monkeypatch: pytest.MonkeyPatch)
     for turned in (False, True):
         engine._round(contenders, engine.torch.device("cpu"), "float32", turned=turned)
     assert order == ["a", "b", "c", "c", "b", "a"]
+
+
+def test_gpu_that_cannot_be_watched_costs_the_whole_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(make: object, device: object) -> None:
+        raise ValueError("the profiler saw no work on a GPU")
+
+    monkeypatch.setattr(engine.trace, "record", refused)
+    batched: Any = SimpleNamespace(batches=[[0]], speak=None)
+    left_out: dict[str, str] = {}
+    assert engine._traced(batched, engine.torch.device("cuda"), left_out) is None
+    assert left_out == {"gpu": "the profiler saw no work on a GPU"}
 
 
 @pytest.mark.parametrize(
