@@ -129,7 +129,7 @@ def test_gpu_that_cannot_be_watched_costs_the_whole_run(monkeypatch: pytest.Monk
         raise ValueError("the profiler saw no work on a GPU")
 
     monkeypatch.setattr(engine.trace, "record", refused)
-    batched: Any = SimpleNamespace(batches=[[0]], speak=None)
+    batched: Any = SimpleNamespace(batches=[[0]], speak=len)
     left_out: dict[str, str] = {}
     assert engine._traced(batched, engine.torch.device("cuda"), left_out) is None
     assert left_out == {"gpu": "the profiler saw no work on a GPU"}
