@@ -77,7 +77,7 @@ def parse(
         shortest, longest = getattr(options, name, (1, 1))
         if not 0 < shortest <= longest:
             parser.error(f"--{name.replace('_', '-')} is {shortest} {longest}, but wants the shortest first, above 0")
-    if options.tokens is not None and min(options.tokens) < 1:
+    if getattr(options, "tokens", None) and min(options.tokens) < 1:
         parser.error(f"--tokens is {options.tokens}, but every utterance needs at least one")
     if options.meanflow and options.model not in RANDOM_MODELS:
         parser.error(f"--meanflow is for {' and '.join(RANDOM_MODELS)}; {options.model} says itself which it is")
