@@ -44,7 +44,7 @@ from s3gen.weights import random_weights
 
 # What goes through the encoder (tokens) and the vocoder (frames) at once, padding included: rows of like length, so that
 # little of it is padding. On a CPU a row of some seconds is as much as pays.
-_CPU_GROUP, _GROUP = 256, 4_096
+_CPU_GROUP, _GROUP = 256, 2_048
 
 _WARM_FRAMES = 512  # of a row that only warms up, half of it prompt
 
