@@ -337,9 +337,11 @@ def _print_estimate(found: Estimate, gpu_hours: float | None) -> None:
     click.echo(f"rows: {found.rows} in {found.shards} shards")
     click.echo(f"audio: {'' if exact else 'about '}{found.audio_hours:.4g} hours")
     click.echo(
-        f"batches of at most {found.max_frames} frames: {found.padding_waste:.1%} of them is padding "
-        f"({'all rows' if exact else f'sample of {found.sampled_rows} rows'}, {found.batches} batches)"
+        f"batches of at most {found.max_frames} frames: {found.batches} "
+        f"of {'all rows' if exact else f'a sample of {found.sampled_rows} rows'}"
     )
+    shares = ", ".join(f"{share:.1%} in the {part}" for part, share in found.padding.items())
+    click.echo(f"padding among what is computed: {shares}")
     if found.max_frames_assumed:
         click.echo(
             "  (assumed: with batch.max_frames auto the job finds its number when it begins, from its GPU's memory)"

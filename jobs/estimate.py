@@ -15,7 +15,8 @@ from jobs.manifest import Manifest, check_rows
 from jobs.plan import Plan, make_plan
 from jobs.voices import VoiceTable
 from s3gen.constants import FRAMES_PER_TOKEN, TOKEN_RATE
-from s3gen.ragged import padding_share, plan_batches
+from s3gen.packing import GAP
+from s3gen.ragged import group_size, plan_batches
 
 SAMPLED_SHARDS = 8
 
@@ -32,7 +33,7 @@ class Estimate:
     sampled_rows: int
     sampled_failures: dict[str, int] = field(default_factory=dict)  # rows of the sample that will fail, by code
     batches: int = 0  # of the sample
-    padding_waste: float = 0.0  # share of the sample's batches that is padding, wherever a part of the model pads
+    padding: dict[str, float] = field(default_factory=dict)  # its share in what each part of the model computes
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -54,16 +55,32 @@ def estimate(config: JobConfig, limit: int | None = None) -> Estimate:
     return sampling.result()
 
 
+@dataclass(slots=True)
+class _Padding:
+    """Positions that a part of the model computes."""
+
+    used: int = 0
+    empty: int = 0
+
+    def add(self, used: int, empty: int) -> None:
+        self.used += used
+        self.empty += empty
+
+    @property
+    def share(self) -> float:
+        return self.empty / (self.used + self.empty) if self.used else 0.0
+
+
 class _Sampling:
     """Some shards, batched as a worker would batch them."""
 
     def __init__(self, config: JobConfig, plan: Plan, voices: VoiceTable) -> None:
         self._config, self._plan, self._voices = config, plan, voices
         self._failures: Counter[str] = Counter()
-        self._max_frames, self._assumed = _frame_budget(config)
-        self._rows = self._tokens = 0
-        self._frames: list[int] = []  # of all rows of the sample
-        self._batches: list[list[int]] = []  # row numbers in `_frames`
+        self._on_gpu = _on_gpu(config)
+        self._max_frames, self._assumed = _frame_budget(config, on_gpu=self._on_gpu)
+        self._rows = self._tokens = self._batches = 0
+        self._padding = {part: _Padding() for part in ("flow", "encoder", "vocoder")}
 
     def take(self, index: int) -> None:
         shard = self._plan.shard(index)
@@ -74,12 +91,23 @@ class _Sampling:
         self._failures["unknown_voice"] += sum(1 for row in rows if row.voice_id not in voices)
         rows = [row for row in rows if row.voice_id in voices]
         prompts = {voice_id: self._prompt(len(voice.prompt_token)) for voice_id, voice in voices.items()}
-        frames = [FRAMES_PER_TOKEN * (prompts[row.voice_id] + len(row.tokens)) for row in rows]
-        batches = plan_batches(frames, self._max_frames)
-        self._batches += [[len(self._frames) + row for row in batch] for batch in batches]
-        self._frames += frames
+        joined = [prompts[row.voice_id] + len(row.tokens) for row in rows]
+        batches = plan_batches([FRAMES_PER_TOKEN * tokens for tokens in joined], self._max_frames)
+        for batch in batches:
+            self._compute([joined[row] for row in batch], [len(rows[row].tokens) for row in batch])
+        self._batches += len(batches)
         self._rows += shard.rows
         self._tokens += sum(len(row.tokens) for row in rows)
+
+    def _compute(self, joined: list[int], spoken: list[int]) -> None:
+        """What the parts of the model are given for a batch: tokens of its rows, with and without their prompts."""
+        self._padding["flow"].add(FRAMES_PER_TOKEN * sum(joined), GAP * len(joined))
+        group = group_size("cuda" if self._on_gpu else "cpu")
+        vocoded = [FRAMES_PER_TOKEN * tokens for tokens in spoken]
+        for part, lengths in (("encoder", joined), ("vocoder", vocoded)):
+            for rows in plan_batches(lengths, group):
+                used = sum(lengths[row] for row in rows)
+                self._padding[part].add(used, len(rows) * lengths[rows[0]] - used)
 
     def result(self) -> Estimate:
         groups = self._plan.manifest.groups
@@ -93,8 +121,8 @@ class _Sampling:
             max_frames_assumed=self._assumed,
             sampled_rows=self._rows,
             sampled_failures={code: count for code, count in sorted(self._failures.items()) if count},
-            batches=len(self._batches),
-            padding_waste=padding_share(self._frames, self._batches),
+            batches=self._batches,
+            padding={part: padding.share for part, padding in self._padding.items()},
         )
 
     def _prompt(self, tokens: int) -> int:
@@ -102,12 +130,14 @@ class _Sampling:
         return tokens if seconds is None else min(tokens, max(1, int(seconds * TOKEN_RATE)))
 
 
-def _frame_budget(config: JobConfig) -> tuple[int, bool]:
+def _on_gpu(config: JobConfig) -> bool:
+    # A cluster is not asked; whoever has one for this has GPUs in it.
+    maybe = torch.cuda.is_available() or config.ray_address is not None
+    return config.engine.device == "cuda" or (config.engine.device == "auto" and maybe)
+
+
+def _frame_budget(config: JobConfig, *, on_gpu: bool) -> tuple[int, bool]:
     """The budget of a job, and whether it is a guess at what the job will find."""
     if config.batch.max_frames != "auto":
         return config.batch.max_frames, False
-    # A cluster is not asked; whoever has one for this has GPUs in it.
-    maybe = torch.cuda.is_available() or config.ray_address is not None
-    if config.engine.device == "cuda" or (config.engine.device == "auto" and maybe):
-        return ASSUMED_GPU_FRAMES, True
-    return CPU_FRAMES, False
+    return (ASSUMED_GPU_FRAMES, True) if on_gpu else (CPU_FRAMES, False)

@@ -34,17 +34,13 @@ from s3gen.constants import (
 from s3gen.flow import Flow
 from s3gen.noise import Stream
 from s3gen.precision import check_dtype, float32_products, strict_float32
-from s3gen.ragged import on_device, pad_rows, plan_batches, rows_on_device
+from s3gen.ragged import group_size, on_device, pad_rows, plan_batches, rows_on_device
 from s3gen.speaker import SPEAKER_MIN_SAMPLES, SpeakerEncoder
 from s3gen.tokenizer import SpeechTokenizer
 from s3gen.tokens import TokenRow, check_tokens, split_tokens
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import RefDict, Voice
 from s3gen.weights import random_weights
-
-# What goes through the encoder (tokens) and the vocoder (frames) at once, padding included: rows of like length, so that
-# little of it is padding. On a CPU a row of some seconds is as much as pays.
-_CPU_GROUP, _GROUP = 256, 2_048
 
 _WARM_FRAMES = 512  # of a row that only warms up, half of it prompt
 
@@ -76,10 +72,6 @@ class S3GenModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.flow.mel_proj.weight.dtype
-
-    @property
-    def _group(self) -> int:
-        return _CPU_GROUP if self.device.type == "cpu" else _GROUP
 
     @classmethod
     def from_pretrained(
@@ -396,7 +388,7 @@ class S3GenModel(nn.Module):
     def _encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         """Rows of prompt and tokens to their mu (frames, 80), in groups of like length."""
         encoded: dict[int, Tensor] = {}
-        for group in plan_batches([len(row) for row in tokens], self._group):
+        for group in plan_batches([len(row) for row in tokens], group_size(self.device.type)):
             padded = on_device(pad_rows([tokens[row] for row in group]), self.device)
             mu = self.flow.encode(padded, [len(tokens[row]) for row in group])
             encoded.update((row, mu[place, : FRAMES_PER_TOKEN * len(tokens[row])]) for place, row in enumerate(group))
@@ -407,7 +399,7 @@ class S3GenModel(nn.Module):
     ) -> list[tuple[Tensor, Tensor]]:
         """Waveform and source, (samples,) each, of every row's mel (frames, 80), in groups of like length."""
         made: dict[int, tuple[Tensor, Tensor]] = {}
-        for group in plan_batches([max(1, len(mel)) for mel in mels], self._group):
+        for group in plan_batches([max(1, len(mel)) for mel in mels], group_size(self.device.type)):
             lengths = [len(mels[row]) for row in group]
             cache = cache_source if cache_source is None or len(cache_source) == 1 else cache_source[group]
             waves, source = self.mel2wav.inference(

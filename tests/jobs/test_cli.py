@@ -200,8 +200,11 @@ def test_plan_counts_writes_nothing_and_invents_no_speed(job: dict[str, Any], tm
     result = cli("plan", config, "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
-    # A prompt of 0.6 s is 15 tokens: three rows of 2 x 105 frames and one of 2 x 60 make one batch of 4 x 210.
-    assert found["padding_waste"] == pytest.approx(1 - (3 * 210 + 120) / (4 * 210)) or found["batches"] > 1
+    # A prompt of 0.6 s is 15 tokens: three rows of 105 tokens and one of 60 make one batch, end to end but for two
+    # frames after each. The encoder takes two and two of them, the vocoder each alone.
+    expected = {"flow": 8 / (2 * 375 + 8), "encoder": 45 / 420, "vocoder": 0}
+    assert found["padding"] == pytest.approx(expected)
+    assert found["batches"] == 1
     assert found["rows"] == found["sampled_rows"] == 6
     assert found["sampled_failures"] == {"null_tokens": 1, "unknown_voice": 1}
     assert found["audio_hours"] == pytest.approx(315 / 25 / 3600)
