@@ -3,8 +3,8 @@
 The rows of a manifest are cut into shards, and those into batches, as a job does it. The bare engine makes these
 batches one after the other and brings the waves to the host, and nothing else. The job makes the same from the manifest
 to committed shards: it reads rows and voices, encodes, writes and commits. They take turns, the order changing from
-round to round, with one model in one process, begun as a worker's process is; with ``--ray`` the job runs as it would
-by `s3gen synth`, in a worker's process of its own, timed from its first shard's beginning.
+round to round, with one model in one process; with ``--ray`` the job runs as it would by `s3gen synth`, in a worker's
+process of its own, timed from its first shard's beginning.
 
 On a CPU encoding takes its seconds from the model: what there is to compare is the clock and the CPU seconds.
 """
@@ -12,7 +12,6 @@ On a CPU encoding takes its seconds from the model: what there is to compare is 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 import time
@@ -29,7 +28,6 @@ import soundfile
 import torch
 
 from benchmarks import choices, machine, report
-from jobs import heap
 from jobs.batch import Item
 from jobs.cluster import Crew, Recipe, connected, plan_share
 from jobs.config import JobConfig, config_from
@@ -304,12 +302,5 @@ def markdown(found: dict[str, Any]) -> str:
     return "\n".join([*lines, "", f"The job's throughput is {ratio} of the bare engine's; the bar is {found['bar']}."])
 
 
-def _as_a_worker() -> None:
-    """Begins this process anew as a worker's is begun, unless it was: the C library reads its settings only then."""
-    if not heap.environment().items() <= os.environ.items():
-        os.execve(sys.executable, [*sys.orig_argv], {**os.environ, **heap.environment()})
-
-
 if __name__ == "__main__":
-    _as_a_worker()
     sys.exit(main())

@@ -25,7 +25,6 @@ from typing import Any, Literal, Protocol
 import ray
 import ray.exceptions
 
-from jobs import heap
 from jobs.errors import InputError, JobError
 from jobs.placement import Node, Share, auto_workers, share_of
 from jobs.schedule import BrokenWorker, Schedule
@@ -326,7 +325,6 @@ class Crew:
                     num_gpus=self._share.gpus,
                     max_restarts=0,
                     max_concurrency=MOST_AT_ONCE,
-                    runtime_env={"env_vars": heap.environment()},
                 )
                 .remote()
             )

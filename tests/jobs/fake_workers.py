@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import signal
 import time
 from pathlib import Path
@@ -135,13 +134,3 @@ class Environment:
 
     def run(self, task: str) -> str | None:
         return os.environ.get(task)
-
-
-class Forgetful:
-    """Fills a large block and lets it go; tells how many pages the system had to give for it."""
-
-    def run(self, task: int) -> int:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        for _ in range(3):
-            len(b"x" * (100 << 20))
-        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import signal
 import time
 from pathlib import Path
@@ -175,13 +174,6 @@ def test_credentials_in_the_environment_reach_workers(monkeypatch: pytest.Monkey
     names = ["AWS_ENDPOINT_URL", "UNRELATED_SECRET"]
     reports, _ = _work("Environment", 2, payload=names.__getitem__)
     assert reports == {0: "http://127.0.0.1:1", 1: None}
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries have settings of their own")
-def test_memory_that_one_task_frees_is_there_for_the_next() -> None:
-    reports, _ = _work("Forgetful", 3)
-    pages = (100 << 20) // os.sysconf("SC_PAGE_SIZE")
-    assert max(reports[1], reports[2]) < pages / 10
 
 
 def test_a_ray_that_is_there_already_is_used_and_left_running() -> None:
