@@ -200,11 +200,10 @@ def test_plan_counts_writes_nothing_and_invents_no_speed(job: dict[str, Any], tm
     result = cli("plan", config, "--json")
     assert result.exit_code == 0
     found = json.loads(result.stdout)
-    # A prompt of 0.6 s is 15 tokens: three rows of 105 tokens and one of 60 make one batch, end to end but for two
-    # frames after each. The encoder takes two and two of them, the vocoder each alone.
+    # A prompt of 0.6 s is 15 tokens: three rows of 105 tokens and one of 60 lie end to end but for two frames after
+    # each. The encoder takes two and two of them, the vocoder each alone.
     expected = {"flow": 8 / (2 * 375 + 8), "encoder": 45 / 420, "vocoder": 0}
     assert found["padding"] == pytest.approx(expected)
-    assert found["batches"] == 1
     assert found["rows"] == found["sampled_rows"] == 6
     assert found["sampled_failures"] == {"null_tokens": 1, "unknown_voice": 1}
     assert found["audio_hours"] == pytest.approx(315 / 25 / 3600)
