@@ -21,6 +21,9 @@ from s3gen.ragged import plan_batches
 # Three filter bank frames (25 ms long, 10 ms apart) are two after the time-delay layer, the fewest with a deviation.
 SPEAKER_MIN_SAMPLES = 720
 
+# On a CPU; the head's layers are large, and their weights are small. Elsewhere as much as the tokenizer takes.
+_CPU_BATCH_FRAMES = 2_400
+
 
 class SpeakerEncoder(nn.Module):
     """A clip's voice as a vector.
@@ -66,7 +69,9 @@ class SpeakerEncoder(nn.Module):
         if self._folded is None:
             self._folded = FoldedCAMPPlus(self.head, self.xvector)
         vectors: dict[int, Tensor] = {}
-        for batch in plan_batches([len(rows) for rows in features], batch_frames(self.head.conv1.weight.device)):
+        device = self.head.conv1.weight.device
+        frames = _CPU_BATCH_FRAMES if device.type == "cpu" else batch_frames(device)
+        for batch in plan_batches([len(rows) for rows in features], frames):
             found = self._folded.embed([features[row] for row in batch])
             vectors.update(zip(batch, found, strict=True))
         return torch.stack([vectors[row] for row in range(len(wavs))])

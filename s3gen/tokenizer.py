@@ -4,16 +4,20 @@ A convolutional stem halves the mel's rate twice, blocks of rotary attention wit
 scalar quantisation rounds eight projections to three levels each. Written after s3tokenizer 0.3.0 (model_v2.py) and
 chatterbox-tts 0.1.7 (models/s3tokenizer/s3tokenizer.py); parameters are named as there.
 
-Clips of any lengths share a batch, padded on the right. Three masks keep the padding out: before the second
-convolution, in the attention, and before the memory's convolution; the first convolution sees the zeros it would see
-at the end of the clip anyway.
+Clips of any lengths share a batch. In the stem they are padded on the right: its first convolution sees the zeros that
+it would see at the end of the clip anyway, and a mask keeps what it makes of them from the second. Behind it they lie
+end to end, so that linear layers do no work on padding. Attention and memory are a clip's own: they take clips of one
+length together, or all clips padded, with a mask for each of the two.
 
-Shape letters: B clips or windows, N samples, T mel frames, L tokens, M mel bins, D width, H heads, E width of a head.
+Shape letters: B clips or windows, N samples, T mel frames, L tokens of a clip, P tokens of all, M mel bins, D width,
+H heads, E width of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+import itertools
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -86,10 +90,8 @@ class SpeechTokenizer(nn.Module):
         """Mel windows (T, M), at most `WINDOW_FRAMES` each, to their tokens (L,)."""
         codes: dict[int, Tensor] = {}
         for batch in plan_batches([len(window) for window in windows], batch_frames(windows[0].device)):
-            lengths = [len(windows[row]) for row in batch]
-            padded = self.quantizer(self.encoder(pad_rows([windows[row] for row in batch]), lengths))
-            for row, code, length in zip(batch, padded, lengths, strict=True):
-                codes[row] = code[: token_count(length)]
+            found = self.quantizer(self.encoder([windows[row] for row in batch]))
+            codes.update(zip(batch, found.split([token_count(len(windows[row])) for row in batch]), strict=True))
         return [codes[row] for row in range(len(windows))]
 
 
@@ -136,24 +138,80 @@ class AudioEncoder(nn.Module):
         table = rotary_table(token_count(WINDOW_FRAMES), exact_div(config.dim, config.heads))
         self.register_buffer("rotary", table, persistent=False)
 
-    def forward(self, mel: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(self, mels: Sequence[Tensor]) -> Tensor:
         """Hidden states at the token rate.
 
         Args:
-            mel: (B, T, M), zeros after each row's end.
-            lengths: mel frames of each row, the longest T.
+            mels: B times (T, M), each at most `WINDOW_FRAMES`.
 
         Returns:
-            (B, L, D); what stands after a row's `token_count` is undefined.
+            (P, D), `token_count` of them for each mel, end to end.
         """
-        x = F.gelu(self.conv1(mel.transpose(1, 2)))
-        x = zero_padding(x, length_mask([-(-length // 2) for length in lengths], mel.device))
-        x = F.gelu(self.conv2(x)).transpose(1, 2).contiguous()
-        mask = length_mask([token_count(length) for length in lengths], mel.device)
-        rotary = self.rotary[:, : x.shape[1]]
+        device = mels[0].device
+        halves = [-(-len(mel) // 2) for mel in mels]
+        tokens = [token_count(len(mel)) for mel in mels]
+        stem = F.gelu(self.conv1(pad_rows(mels).transpose(1, 2)))
+        stem = F.gelu(self.conv2(zero_padding(stem, length_mask(halves, device)))).transpose(1, 2)
+        x = torch.cat([row[:count] for row, count in zip(stem, tokens, strict=True)])
+        rows = Rows(tokens, device)
+        rotary = torch.cat([self.rotary[:, :count] for count in tokens], dim=1)
         for block in self.blocks:
-            x = block(x, rotary, mask)
+            x = block(x, rotary, rows)
         return x
+
+
+class Rows:
+    """Where clips end that lie end to end, and how layers get at them that look beyond a token.
+
+    Args:
+        lengths: L of each clip.
+        device: of the tensors to come.
+    """
+
+    def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
+        self._runs = [(length, len(list(run))) for length, run in itertools.groupby(lengths)]
+        self._lengths, self._device = list(lengths), device
+
+    def map(self, layer: Layer, *xs: Tensor) -> list[Tensor]:
+        """What a layer makes of `xs` (P, D), clip by clip: its results (P, D), in whichever way suits the device."""
+        # A GPU would rather compute some padding than wait for a call per length.
+        return self.padded(layer, *xs) if self._device.type == "cuda" else self.in_runs(layer, *xs)
+
+    def in_runs(self, layer: Layer, *xs: Tensor) -> list[Tensor]:
+        """Neighbours of one length together, without padding."""
+        sizes = [length * count for length, count in self._runs]
+        made = [
+            layer(*(x.unflatten(0, (count, length)) for x in run), None)
+            for (length, count), *run in zip(self._runs, *(x.split(sizes) for x in xs), strict=True)
+        ]
+        if len(made) == 1:
+            return [part.flatten(0, 1) for part in made[0]]
+        return [torch.cat([part.flatten(0, 1) for part in parts]) for parts in zip(*made, strict=True)]
+
+    def padded(self, layer: Layer, *xs: Tensor) -> list[Tensor]:
+        """All together, padded on the right where their lengths differ."""
+        if len(self._runs) == 1:
+            return self.in_runs(layer, *xs)
+        cells, places, mask = self._cells
+        made = layer(*(x[cells] for x in xs), mask)
+        return [part.flatten(0, 1)[places] for part in made]
+
+    @functools.cached_property
+    def _cells(self) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The token in each cell of a padded batch, any where there is none; each token's cell; the batch's mask."""
+        longest = max(self._lengths)
+        starts = itertools.accumulate(self._lengths[:-1], initial=0)
+        cells = torch.tensor(list(starts))[:, None] + torch.arange(longest)
+        places = [row * longest + torch.arange(length) for row, length in enumerate(self._lengths)]
+        return (
+            on_device(cells.clamp(max=sum(self._lengths) - 1), self._device),
+            on_device(torch.cat(places), self._device),
+            length_mask(self._lengths, self._device),
+        )
+
+
+# Of some (B, L, D) and the mask (B, L), True where there is data, if there is padding; to some (B, L, D).
+Layer = Callable[..., Sequence[Tensor]]
 
 
 class Block(nn.Module):
@@ -166,9 +224,9 @@ class Block(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(dim, 4 * dim), nn.GELU(), nn.Linear(4 * dim, dim))
         self.mlp_ln = nn.LayerNorm(dim)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
-        """`x` (B, L, D), `rotary` (2, L, E), `mask` (B, L) True where there is data; `x` itself, changed."""
-        x += self.attn(self.attn_ln(x), rotary, mask)
+    def forward(self, x: Tensor, rotary: Tensor, rows: Rows) -> Tensor:
+        """`x` (P, D), `rotary` (2, P, E); `x` itself, changed."""
+        x += self.attn(self.attn_ln(x), rotary, rows)
         x += self.mlp(self.mlp_ln(x))
         return x
 
@@ -185,17 +243,22 @@ class FSMNAttention(nn.Module):
         self.out = nn.Linear(dim, dim)
         self.fsmn_block = nn.Conv1d(dim, dim, _FSMN_TAPS, padding=_FSMN_TAPS // 2, groups=dim, bias=False)
 
-    def forward(self, x: Tensor, rotary: Tensor, mask: Tensor | None) -> Tensor:
-        """Arguments as for `Block`."""
-        value = self.value(x)
-        query, key, heads = (self._split_heads(y) for y in (self.query(x), self.key(x), value))
-        keys_mask = None if mask is None else mask[:, None, None, :]
-        attended = F.scaled_dot_product_attention(
-            rotate(query, rotary), rotate(key, rotary), heads, attn_mask=keys_mask
+    def forward(self, x: Tensor, rotary: Tensor, rows: Rows) -> Tensor:
+        """Arguments as for `Block`; (P, D)."""
+        query, key = (
+            rotate(y.unflatten(-1, (self.heads, -1)).transpose(0, 1), rotary).transpose(0, 1).flatten(1)
+            for y in (self.query(x), self.key(x))
         )
-        mixed: Tensor = self.out(attended.transpose(1, 2).flatten(2))
-        mixed += self._remember(zero_padding(value.transpose(1, 2), mask)).transpose(1, 2)
-        return mixed
+        attended, memory = rows.map(self._mix, query, key, self.value(x))
+        mixed: Tensor = self.out(attended)
+        return mixed.add_(memory)
+
+    def _mix(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Attention and memory of clips (B, L, D), as a `Layer`."""
+        keys_mask = None if mask is None else mask[:, None, None, :]
+        q, k, v = (y.unflatten(-1, (self.heads, -1)).transpose(1, 2) for y in (query, key, value))  # (B, H, L, E)
+        attended = F.scaled_dot_product_attention(q, k, v, attn_mask=keys_mask).transpose(1, 2).flatten(2)
+        return attended, self._remember(zero_padding(value.transpose(1, 2), mask)).transpose(1, 2)
 
     def _remember(self, value: Tensor) -> Tensor:
         """(B, D, L), channels last in memory, to the same."""
@@ -204,9 +267,6 @@ class FSMNAttention(nn.Module):
         image, taps = value[:, :, None], conv.weight[:, :, None]
         memory = F.conv2d(image, taps, padding=(0, _FSMN_TAPS // 2), groups=conv.groups)
         return memory[:, :, 0].add_(value)
-
-    def _split_heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, L, E)
 
 
 def rotary_table(length: int, width: int) -> Tensor:
@@ -218,7 +278,7 @@ def rotary_table(length: int, width: int) -> Tensor:
 
 
 def rotate(x: Tensor, rotary: Tensor) -> Tensor:
-    """`x` (B, H, L, E) turned by the angles of `rotary` (2, L, E); a head's first half pairs with its second."""
+    """`x` (..., L, E) turned by the angles of `rotary` (2, L, E); a head's first half pairs with its second."""
     first, second = x.chunk(2, dim=-1)
     half = x.shape[-1] // 2
     turned = x * rotary[0]
