@@ -31,7 +31,7 @@ MOST_FRAMES = 131_072
 MEMORY_SHARE = 0.8
 
 TRIED_FRAMES = 4_096  # of the smaller of the two batches; the larger has four times as many
-# The vocoder, which sees speech only, takes most of the memory: a short prompt is the worst case.
+# Waves and what the vocoder holds follow the speech alone: a short prompt is the worst case.
 PROMPT_TOKENS, SPEECH_TOKENS = 32, 224
 ROW_FRAMES = FRAMES_PER_TOKEN * (PROMPT_TOKENS + SPEECH_TOKENS)
 

@@ -21,7 +21,7 @@ def _without_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
         ([Node(2, 0)], 50, 0, 0.01, 1),
         ([Node(16, 0)], "auto", 0, 4, 4),
         ([Node(8, 0), Node(8, 0)], 3, 0, 4, 4),  # not 16 / 3, of which one machine holds only one
-        ([Node(16, 1)], 1, 1, 4, 4),
+        ([Node(16, 1)], 1, 1, 6, 6),
         ([Node(16, 1)], 4, 0.25, 4, 4),
         ([Node(6, 1)], 2, 0.5, 3, 3),
         ([Node(4, 8)], "auto", 1, 0.5, 1),
