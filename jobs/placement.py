@@ -10,8 +10,8 @@ from typing import Literal
 # `workers: auto` without GPUs: more threads than this speed one model replica up less than another replica would.
 AUTO_CPUS = 4
 # The most that a GPU worker asks for; a cluster's CPUs are others' too. All that a worker does beside the model was
-# measured to take 0.8 ms of a core for a second of speech, most of it FLAC: 3.2 cores at 4,000 times real time. One more
-# feeds the GPU.
+# measured to take 0.8 ms of a core for a second of speech, most of it FLAC: 3.2 cores at 4,000 times real time. One
+# more feeds the GPU.
 GPU_WORKER_CPUS = 6
 SMALL_SHARES = (0.5, 0.25, 0.1, 0.01)  # of one CPU, when there are more workers than CPUs
 
