@@ -247,8 +247,10 @@ def _pool(x: Tensor, lanes: Lanes) -> Tensor:
 
 def _conv2d(conv: nn.Conv2d, norm: BatchNorm) -> Layer:
     weight, bias = _after(conv.weight, norm)
-    # Channels last: oneDNN is an eighth faster on it than on channels first.
-    return Layer(weight.contiguous(memory_format=torch.channels_last), bias)
+    # Channels last: oneDNN is an eighth faster on it than on channels first. Of a single channel torch cannot tell but
+    # by its stride, and what comes out follows it.
+    weight = weight.contiguous(memory_format=torch.channels_last)
+    return Layer(weight if weight.shape[1] > 1 else weight.as_strided(weight.shape, (9, 1, 3, 1)), bias)
 
 
 def _residual(block: ResBlock) -> Residual:

@@ -86,11 +86,23 @@ def test_hidden_states_do_not_depend_on_company(tokenizer, lengths):
     assert worst_difference_in_company(tokenizer, lengths) < EXACT
 
 
-# What skips a mask, and how many there are: one in the stem, and one per layer in the way of a GPU.
-MASKS = [("in_runs", 0), *(("padded", skipped) for skipped in range(1 + TINY.layers))]
+@pytest.mark.usefixtures("way")
+@pytest.mark.parametrize("kept", [0, 1, 2])
+def test_each_empty_place_of_the_stem_is_needed(tokenizer, monkeypatch, kept):
+    """The one before each of two clips, and the one behind the first, which is odd."""
+    emptied, counts = module._empty, []
+
+    def empty_but_one(x, places):
+        counts.append(len(places))
+        return emptied(x, places[torch.arange(len(places)) != kept])
+
+    monkeypatch.setattr(module, "_empty", empty_but_one)
+    assert worst_difference_in_company(tokenizer, [9, 4]) > 1e-3
+    assert counts == [3]
 
 
-@pytest.mark.parametrize(("way", "skipped"), MASKS, indirect=["way"])
+@pytest.mark.parametrize("way", ["padded"], indirect=True)
+@pytest.mark.parametrize("skipped", range(TINY.layers))
 def test_each_zeroing_of_padding_is_needed(tokenizer, monkeypatch, way, skipped):
     zero_padding, calls = module.zero_padding, []
 
@@ -102,7 +114,7 @@ def test_each_zeroing_of_padding_is_needed(tokenizer, monkeypatch, way, skipped)
 
     monkeypatch.setattr(module, "zero_padding", skip_one)
     assert worst_difference_in_company(tokenizer) > 1e-3
-    assert len(calls) == sum(name == way for name, _ in MASKS)
+    assert len(calls) == TINY.layers
 
 
 @pytest.mark.parametrize("way", ["padded"], indirect=True)
@@ -116,6 +128,14 @@ def test_each_attention_mask_is_needed(tokenizer, monkeypatch, way, skipped):
 
     monkeypatch.setattr(F, "scaled_dot_product_attention", skip_one)
     assert worst_difference_in_company(tokenizer) > 1e-3
+
+
+@pytest.mark.parametrize("frames", [2, 4, 38])
+def test_pairs_of_frames_make_another_convolution(tokenizer, frames):
+    conv = tokenizer.encoder.conv1
+    (x,) = mels_of([frames])
+    with torch.no_grad():
+        torch.testing.assert_close(module.halved(x, conv), conv(x.T[None])[0].T, rtol=0, atol=EXACT)
 
 
 @pytest.mark.parametrize(("batch", "length"), [(1, 1), (1, 40), (3, 17)])
