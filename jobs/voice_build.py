@@ -32,9 +32,11 @@ from jobs.errors import InputError, StorageError
 from jobs.models import open_model
 from jobs.parquet import read_parquet
 from jobs.storage import Folder, Options, absolute_url, is_url, open_input, stat_input
+from jobs.transfer import Fetch
 from jobs.voice_sources import Source, VoiceFailure
 from jobs.voices import FORMAT_VERSION, METADATA_KEY, ROW_GROUP_VOICES, SCHEMA, VOICE_COLUMNS, VoiceTable
 from s3gen import S3GenModel
+from s3gen.constants import MEL_BINS
 from s3gen.voice import RefDict, Voice
 
 PART_VOICES = 256
@@ -45,6 +47,7 @@ HASH_BLOCK = 1 << 20  # bytes
 GROUP_VOICES = 64  # clips that are in memory together, next to as many that are read ahead ...
 GROUP_SECONDS = GROUP_VOICES * MAX_SECONDS  # ... fewer when they may be longer than usual
 READERS = 8  # threads
+VOICE_PARTS = ("prompt_token", "prompt_feat", "embedding")
 
 Row = dict[str, Any]
 
@@ -87,6 +90,7 @@ class VoiceMaker:
         self._max_seconds = max_seconds
         self._options = options
         self._settings = settings_of(model.voice_fingerprint(), max_seconds)
+        self._copies = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
     @classmethod
     def open(
@@ -134,15 +138,17 @@ class VoiceMaker:
                 return [readers.submit(self._read, source, part.known) for source in group]
 
             ahead = submit(groups[0])
-            waiting: list[Row | _Found] = []
+            before: _Embedded | None = None
             for following in [*groups[1:], ()]:
                 group = [future.result() for future in ahead]
                 ahead = submit(following)
-                found = self._embed([entry for entry in group if entry is not None])
-                # A GPU has work again before this one waits for what it has made.
-                yield from (_row(entry) for entry in waiting)
-                waiting = found
-            yield from (_row(entry) for entry in waiting)
+                embedded = self._embed([entry for entry in group if entry is not None])
+                # A GPU has the next group's work before its results of this one are waited for.
+                if before is not None:
+                    yield from before.rows()
+                before = embedded
+            if before is not None:
+                yield from before.rows()
 
     def _read(self, source: Source, known: Mapping[str, str]) -> Row | _Clip | None:
         """A clip, or the row that says why there is none; None for what the table already has from the same bytes."""
@@ -158,10 +164,20 @@ class VoiceMaker:
             return row | {"error": rejection.code, "message": str(rejection)}
         return _Clip(row=row, digest=digest, samples=samples, rate=rate)
 
-    def _embed(self, group: Sequence[Row | _Clip]) -> list[Row | _Found]:
-        clips = [entry for entry in group if isinstance(entry, _Clip)]
-        found = iter(self._refs(clips))
-        return [_Found.of(entry, next(found)) if isinstance(entry, _Clip) else entry for entry in group]
+    def _embed(self, group: Sequence[Row | _Clip]) -> _Embedded:
+        refs = iter(self._refs([entry for entry in group if isinstance(entry, _Clip)]))
+        entries: list[Row | _Found] = []
+        tensors: list[torch.Tensor] = []
+        for entry in group:
+            if not isinstance(entry, _Clip):
+                entries.append(entry)
+            elif isinstance(ref := next(refs), str):
+                entries.append(entry.row | {"error": "not_embedded", "message": ref})
+            else:
+                entries.append(_Found.of(entry))
+                # Tokens too are exact in the mel's type, and all go to the host in one piece.
+                tensors += [ref[name].flatten().to(ref["prompt_feat"].dtype) for name in VOICE_PARTS]
+        return _Embedded(entries, Fetch(tensors, self._copies) if tensors else None)
 
     def _refs(self, clips: Sequence[_Clip]) -> list[RefDict | str]:
         """For each clip what the model finds in it, or what it says against it.
@@ -313,37 +329,54 @@ class _Clip:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Found:
-    """What the model found in a clip, or what it says against it; the samples are gone."""
+    """A clip in which the model found a voice; its samples are gone."""
 
     row: Row
     facts: Row
-    ref: RefDict | str
 
     @classmethod
-    def of(cls, clip: _Clip, ref: RefDict | str) -> _Found:
+    def of(cls, clip: _Clip) -> _Found:
         facts = {"source_digest": clip.digest, "duration": len(clip.samples) / clip.rate, "sample_rate": clip.rate}
-        return cls(row=clip.row, facts=facts, ref=ref)
+        return cls(row=clip.row, facts=facts)
+
+    def with_voice(self, ref: Mapping[str, Samples]) -> Row:
+        """The whole row."""
+        try:
+            voice = Voice.from_ref(
+                {
+                    "prompt_token": ref["prompt_token"].astype(np.int64),
+                    "prompt_feat": ref["prompt_feat"].reshape(-1, MEL_BINS),
+                    "embedding": ref["embedding"],
+                }
+            )
+        except ValueError as error:
+            return self.row | {"error": "not_embedded", "message": str(error)}
+        return {
+            **self.row,
+            **self.facts,
+            "prompt_token": voice.prompt_token.numpy().astype(np.int32),
+            "prompt_feat": voice.prompt_feat.numpy().reshape(-1),
+            "embedding": voice.embedding.numpy(),
+            "tokens": len(voice.prompt_token),
+            "frames": len(voice.prompt_feat),
+        }
 
 
-def _row(entry: Row | _Found) -> Row:
-    if not isinstance(entry, _Found):
-        return entry
-    try:
-        if isinstance(entry.ref, str):
-            raise ValueError(entry.ref)
-        # To the CPU first, where looking at numbers does not make a GPU wait.
-        voice = Voice.from_ref({name: value.cpu() for name, value in entry.ref.items()})
-    except ValueError as error:
-        return entry.row | {"error": "not_embedded", "message": str(error)}
-    return {
-        **entry.row,
-        **entry.facts,
-        "prompt_token": voice.prompt_token.numpy().astype(np.int32),
-        "prompt_feat": voice.prompt_feat.numpy().reshape(-1),
-        "embedding": voice.embedding.numpy(),
-        "tokens": len(voice.prompt_token),
-        "frames": len(voice.prompt_feat),
-    }
+@dataclass(frozen=True, slots=True)
+class _Embedded:
+    """A group of which each clip is found or failed, and what was found is on its way from the device."""
+
+    entries: list[Row | _Found]
+    fetch: Fetch | None
+
+    def rows(self) -> Iterator[Row]:
+        """The group's rows, once they are here."""
+        arrays = iter(self.fetch.take() if self.fetch is not None else ())
+        for entry in self.entries:
+            if isinstance(entry, _Found):
+                yield entry.with_voice({name: next(arrays) for name in VOICE_PARTS})
+            else:
+                yield entry
 
 
 class _Rejected(Exception):

@@ -30,6 +30,7 @@ class CountingModel:
 
     def __init__(self, model: S3GenModel) -> None:
         self._model = model
+        self.device = model.device
         self.heard = 0
 
     def voice_fingerprint(self) -> str:
