@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from s3gen.compiled import Compiler, Graphs
 from s3gen.config import FlowConfig
+from s3gen.derived import state_of
 from s3gen.encoder import UpsampleEncoder
 from s3gen.estimator import Estimator
 from s3gen.lean import PLAIN, Condition, Functions, LeanEstimator
@@ -137,8 +138,7 @@ class Flow(nn.Module):
     def lean(self) -> LeanEstimator:
         """The estimator's weights as `solve` needs them, made again when they have changed, moved or been recast."""
         dtype = HALF_TYPES.get(self.dtype, self.mel_proj.weight.dtype)
-        weights = ((weight.data_ptr(), _version(weight)) for weight in self.estimator.parameters())
-        state = (dtype, self.compiler, *weights)
+        state = (dtype, self.compiler, state_of(self.estimator))
         if self._lean is None or self._lean[0] != state:
             functions = PLAIN if self.compiler is None else _compiled(self.compiler)
             self._lean = (state, LeanEstimator(self.estimator, dtype, functions))
@@ -175,8 +175,3 @@ def _compiled(compiler: Compiler) -> Functions:
         resnet=compiler(PLAIN.resnet),
         resnet_end=compiler(PLAIN.resnet_end),
     )
-
-
-def _version(weight: Tensor) -> int:
-    """How often a weight was written in place; weights made in inference mode do not tell."""
-    return 0 if weight.is_inference() else weight._version

@@ -5,8 +5,7 @@ Shape letters: B clips, N samples, T filter bank frames, M mel bins, E width of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, Self
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +14,7 @@ from s3gen.audio import SpeakerFeatures, batch_frames, check_wav
 from s3gen.campplus import Head, XVector
 from s3gen.config import SpeakerConfig
 from s3gen.constants import TOKENIZER_RATE
+from s3gen.derived import state_of
 from s3gen.folded import FoldedCAMPPlus
 from s3gen.ragged import plan_batches
 
@@ -28,8 +28,7 @@ _CPU_BATCH_FRAMES = 2_400
 class SpeakerEncoder(nn.Module):
     """A clip's voice as a vector.
 
-    It computes with folded copies of its weights, made at the first call. Loading other weights and moving the module
-    makes them anew; after an edit of a weight in place, `refold` must be called.
+    It computes with folded copies of its weights, made at the first call and again when the weights have changed.
 
     Args:
         config: dimensions; `mels` a multiple of 8, three `blocks`.
@@ -40,8 +39,7 @@ class SpeakerEncoder(nn.Module):
         self.features = SpeakerFeatures(config.mels)
         self.head = Head(config.head_channels)
         self.xvector = XVector(config)
-        self._folded: FoldedCAMPPlus | None = None
-        self.register_load_state_dict_post_hook(self._on_load)
+        self._folded: tuple[Hashable, FoldedCAMPPlus] | None = None
 
     @torch.no_grad()
     def forward(self, wavs: Sequence[Tensor]) -> Tensor:
@@ -66,28 +64,23 @@ class SpeakerEncoder(nn.Module):
     def encode(self, wavs: Sequence[Tensor]) -> Tensor:
         """`forward` of clips that are known to be good and lie on the module's device, without waiting for it."""
         features = self.features(wavs)
-        if self._folded is None:
-            self._folded = FoldedCAMPPlus(self.head, self.xvector)
+        folded = self.folded()
         vectors: dict[int, Tensor] = {}
         device = self.head.conv1.weight.device
         frames = _CPU_BATCH_FRAMES if device.type == "cpu" else batch_frames(device)
         for batch in plan_batches([len(rows) for rows in features], frames):
-            found = self._folded.embed([features[row] for row in batch])
+            found = folded.embed([features[row] for row in batch])
             vectors.update(zip(batch, found, strict=True))
         return torch.stack([vectors[row] for row in range(len(wavs))])
+
+    def folded(self) -> FoldedCAMPPlus:
+        """The network as `encode` uses it."""
+        state = state_of(self.head, self.xvector)
+        if self._folded is None or self._folded[0] != state:
+            self._folded = (state, FoldedCAMPPlus(self.head, self.xvector))
+        return self._folded[1]
 
     def embed(self, features: Tensor) -> Tensor:
         """The same from filter bank features (B, T, M), T at least 3 and the same for all, layer by layer: (B, E)."""
         vectors: Tensor = self.xvector(self.head(features.transpose(1, 2)))
         return vectors
-
-    def refold(self) -> None:
-        """Forget the folded weights: the next call makes them anew."""
-        self._folded = None
-
-    def _on_load(self, *_: Any) -> None:
-        self.refold()
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        self.refold()
-        return super()._apply(fn, recurse)
