@@ -15,7 +15,7 @@ import torch
 from jobs.batch import trouble_of
 from jobs.config import config_from
 from jobs.models import device_of, open_prepared
-from jobs.storage import Options
+from jobs.urls import Options
 from s3gen import S3GenModel, Voice
 from s3gen.constants import FRAMES_PER_TOKEN, MEL_BINS, SPEAKER_DIM
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from jobs.estimate import Estimate
     from jobs.runs import Outcome
     from jobs.status import Status
-    from jobs.storage import Options
+    from jobs.urls import Options
     from jobs.verify import Verification
     from jobs.voice_build import BuildReport
 

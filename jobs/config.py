@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pydantic_core import ErrorDetails
 
 from jobs.errors import InputError
-from jobs.storage import absolute_url, is_url
+from jobs.urls import absolute_url, is_url
 
 MAX_CONFIG_BYTES = 1 << 20
 MAX_DEPTH = 32  # of nested YAML; a configuration needs three

@@ -26,7 +26,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.errors import InputError, StorageError
-from jobs.storage import READ_BLOCK, Options, expand, open_input, stat_input
+from jobs.filesystems import READ_BLOCK
+from jobs.inputs import expand, open_input, stat_input
+from jobs.urls import Options
 from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
 
 SUFFIXES = (".parquet", ".parq", ".pq")  # of the files of a folder that are taken

@@ -8,7 +8,7 @@ import torch
 
 from jobs.config import JobConfig
 from jobs.errors import InputError
-from jobs.storage import Options
+from jobs.urls import Options
 from s3gen import S3GenModel
 
 

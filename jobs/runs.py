@@ -31,7 +31,8 @@ from jobs.placement import Share
 from jobs.plan import Plan, make_plan
 from jobs.progress import Meter, showing
 from jobs.schedule import Schedule
-from jobs.storage import Folder, Options
+from jobs.storage import Folder
+from jobs.urls import Options
 from jobs.voice_build import BuildReport, Part, PartReport, VoiceBuild, VoiceMaker
 from jobs.voice_sources import find_sources
 from jobs.voices import VoiceTable

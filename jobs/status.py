@@ -8,7 +8,8 @@ from typing import Any, Literal
 from jobs.finish import Tally
 from jobs.lease import Timing, is_live, read_lease
 from jobs.ledger import Ledger
-from jobs.storage import Folder, Options
+from jobs.storage import Folder
+from jobs.urls import Options
 from s3gen.constants import SAMPLE_RATE
 
 

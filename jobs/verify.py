@@ -27,8 +27,9 @@ from jobs.manifest import Failure, Row, check_rows
 from jobs.parquet import read_parquet
 from jobs.plan import Shard
 from jobs.records import CommitRecord, StoredFile
-from jobs.storage import Folder, Options
+from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_schema
+from jobs.urls import Options
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
 MAX_FINDINGS = 1_000  # kept; all are counted

@@ -29,10 +29,12 @@ import torch
 from jobs.audiofile import Samples, UnreadableAudio, read_audio
 from jobs.batch import trouble_of
 from jobs.errors import InputError, StorageError
+from jobs.inputs import open_input, stat_input
 from jobs.models import open_model
 from jobs.parquet import read_parquet
-from jobs.storage import Folder, Options, absolute_url, is_url, open_input, stat_input
+from jobs.storage import Folder
 from jobs.transfer import Fetch
+from jobs.urls import Options, absolute_url, is_url
 from jobs.voice_sources import Source, VoiceFailure
 from jobs.voices import FORMAT_VERSION, METADATA_KEY, ROW_GROUP_VOICES, SCHEMA, VOICE_COLUMNS, VoiceTable
 from s3gen import S3GenModel

@@ -14,8 +14,10 @@ import pyarrow as pa
 
 from jobs.audiofile import READABLE_SUFFIXES
 from jobs.errors import InputError
+from jobs.inputs import open_input
 from jobs.parquet import read_parquet
-from jobs.storage import Folder, Options, absolute_url, is_url, open_input
+from jobs.storage import Folder
+from jobs.urls import Options, absolute_url, is_url
 
 # Parquet keeps no minimum and maximum for very long values, and the table is searched by them.
 MAX_VOICE_ID_BYTES = 1024

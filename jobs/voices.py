@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import InputError
-from jobs.storage import Options, absolute_url, open_input
+from jobs.inputs import open_input
+from jobs.urls import Options, absolute_url
 from s3gen.constants import MEL_BINS
 from s3gen.voice import Voice
 

@@ -27,8 +27,9 @@ from jobs.manifest import Failure, Ints, Row, check_rows
 from jobs.models import open_prepared
 from jobs.publication import Made, Publication
 from jobs.spool import Spool
-from jobs.storage import Folder, Options
+from jobs.storage import Folder
 from jobs.tables import failures_table
+from jobs.urls import Options
 from jobs.voices import VoiceTable
 from jobs.writers import stored_columns
 from s3gen import S3GenModel

@@ -18,8 +18,9 @@ from jobs.ledger import Ledger
 from jobs.manifest import Manifest, Row, check_rows
 from jobs.plan import Plan, make_plan
 from jobs.records import Attempt, CommitRecord, StoredFile
-from jobs.storage import Folder, absolute_url
+from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_table
+from jobs.urls import absolute_url
 from jobs.writers import FORMATS, stored_columns
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import finish, storage
+from jobs import finish
 from jobs.errors import InputError, JobError, LeaseHeld, StorageError, StorageUnknown, Unfinished
 from jobs.lease import Timing
 from jobs.ledger import Ledger, exists
@@ -24,6 +24,7 @@ from jobs.records import CommitRecord
 from jobs.storage import Folder
 from jobs.verify import verify
 from tests.jobs.made_job import job_of, make, make_all, plan_of, prepare, start, write_manifest
+from tests.jobs.object_stores import ignore_conditions
 
 
 @pytest.fixture
@@ -35,8 +36,7 @@ def manifest(tmp_path: Path) -> str:
 def output(request: pytest.FixtureRequest, place: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """An output in each kind of store, with put-if-absent and without."""
     if request.param == "blind":
-        for store in (storage._LocalStore, storage._RemoteStore):
-            monkeypatch.setattr(store, "create", lambda self, name, data: self.put(name, data))
+        ignore_conditions(monkeypatch)
     return place
 
 
@@ -399,8 +399,7 @@ def test_a_kill_at_any_write_of_the_end_loses_nothing(
 @pytest.fixture
 def blind(place: str, monkeypatch: pytest.MonkeyPatch) -> str:
     """A store that silently overwrites."""
-    for store in (storage._LocalStore, storage._RemoteStore):
-        monkeypatch.setattr(store, "create", lambda self, name, data: self.put(name, data))
+    ignore_conditions(monkeypatch)
     return place
 
 
@@ -468,8 +467,7 @@ def test_an_output_moved_to_a_store_without_the_condition_is_not_committed_to(
     place: str, manifest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     start(place, manifest)
-    for store in (storage._LocalStore, storage._RemoteStore):
-        monkeypatch.setattr(store, "create", lambda self, name, data: self.put(name, data))
+    ignore_conditions(monkeypatch)
     ledger = Ledger.open(Folder(place))
     with pytest.raises(StorageError, match="no atomic put-if-absent"):
         make(ledger, 0)

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 
 from jobs.errors import InputError
 from jobs.manifest import FORBIDDEN, Manifest, Span, check_rows, derived_seed
-from jobs.storage import Folder, absolute_url
+from jobs.storage import Folder
 from jobs.tables import failures_schema, failures_table
+from jobs.urls import absolute_url
 
 
 def table_of(ids: list[Any], tokens: list[Any] | None = None, **columns: Any) -> pa.Table:

@@ -16,9 +16,12 @@ from typing import Any
 
 import pytest
 
-from jobs import storage
+from jobs import stores
 from jobs.errors import InputError, StorageError, StorageUnknown
-from jobs.storage import Folder, absolute_url, expand, open_input, options_for, stat_input
+from jobs.inputs import expand, open_input, stat_input
+from jobs.storage import Folder
+from jobs.urls import absolute_url, options_for
+from tests.jobs.object_stores import STORE_CLASSES, ignore_conditions
 
 # --- the same everywhere ----------------------------------------------------------------------------------------------
 
@@ -107,8 +110,7 @@ def test_of_many_creates_at_once_exactly_one_wins(place: str) -> None:
 
 
 def test_a_store_that_ignores_the_condition_is_found_out(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for store in (storage._LocalStore, storage._RemoteStore):
-        monkeypatch.setattr(store, "create", lambda self, name, data: self.put(name, data))
+    ignore_conditions(monkeypatch)
     folder = Folder(place)
     assert not folder.can_create()
     with pytest.raises(StorageError, match="no atomic put-if-absent"):
@@ -118,7 +120,7 @@ def test_a_store_that_ignores_the_condition_is_found_out(place: str, monkeypatch
 
 def test_the_probe_is_made_once_per_folder(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
     probes: list[str] = []
-    for store in (storage._LocalStore, storage._RemoteStore):
+    for store in STORE_CLASSES:
         create = store.create
 
         def counted(self: Any, name: str, data: bytes, create: Any = create) -> None:
@@ -214,7 +216,7 @@ def test_an_upload_that_fails_midway_leaves_nothing(
     folder.put("kept", b"x")
     with pytest.raises(StorageError):
         folder.upload("audio/1", tmp_path / "absent")
-    monkeypatch.setattr(storage.shutil, "copyfileobj", _fail)
+    monkeypatch.setattr(stores.shutil, "copyfileobj", _fail)
     if not place.startswith(("memory", "s3")):
         (tmp_path / "source").write_bytes(b"x" * 100)
         with pytest.raises(StorageError, match="No space left"):
@@ -229,13 +231,13 @@ def _fail(*args: object) -> None:
 
 def test_a_put_whose_answer_is_lost_is_unknown_and_not_failed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(f"{s3}/place")
-    put = storage._RemoteStore.put
+    put = stores.RemoteStore.put
 
     def landed_then_lost(self: Any, name: str, data: bytes) -> None:
         put(self, name, data)
         raise TimeoutError("read timed out")
 
-    monkeypatch.setattr(storage._RemoteStore, "put", landed_then_lost)
+    monkeypatch.setattr(stores.RemoteStore, "put", landed_then_lost)
     with pytest.raises(StorageUnknown, match="may have been written"):
         folder.put("audio/1", b"x")
     assert folder.read("audio/1") == b"x"
@@ -245,7 +247,7 @@ def test_a_create_whose_answer_is_lost_is_asked_for_again(s3: str, monkeypatch: 
     folder, other = Folder(f"{s3}/place"), Folder(f"{s3}/place")
     assert folder.can_create()
     assert other.can_create()
-    create = storage._RemoteStore.create
+    create = stores.RemoteStore.create
 
     def lost(self: Any, name: str, data: bytes) -> None:
         if "landed" in name:
@@ -253,11 +255,11 @@ def test_a_create_whose_answer_is_lost_is_asked_for_again(s3: str, monkeypatch: 
         raise ConnectionResetError("connection reset by peer")
 
     assert other.create("taken-landed", b"other")
-    monkeypatch.setattr(storage._RemoteStore, "create", lost)
+    monkeypatch.setattr(stores.RemoteStore, "create", lost)
     assert folder.create("landed", b"mine")
     with pytest.raises(StorageUnknown):
         folder.create("vanished", b"mine")
-    monkeypatch.setattr(storage._RemoteStore, "create", create)
+    monkeypatch.setattr(stores.RemoteStore, "create", create)
     assert not folder.create("taken-landed", b"mine")
 
 
@@ -285,7 +287,7 @@ def test_storage_options_reach_the_store_and_no_message(
     folder = Folder(f"{s3}/place", options)
     folder.put("a", b"x")
     assert folder.read("a") == b"x"
-    monkeypatch.setattr(storage._RemoteStore, "put", _leak)
+    monkeypatch.setattr(stores.RemoteStore, "put", _leak)
     with pytest.raises(StorageError) as caught:
         folder.put("b", b"x")
     for text in (str(caught.value), repr(folder), caplog.text):

@@ -1,0 +1,66 @@
+"""Where files are: local paths and URLs, and the storage options that concern one."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlsplit
+
+from jobs.errors import InputError
+
+SECRET_QUERY = frozenset(
+    {"x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "signature", "sig"}
+)
+
+Options = Mapping[str, Any]
+
+
+def is_url(text: str) -> bool:
+    """Whether ``text`` names a place by protocol (``s3://...``) and not by a local path."""
+    scheme, separator, _ = text.partition("://")
+    return bool(separator) and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.:-]*", scheme) is not None
+
+
+def absolute_url(path_or_url: str) -> str:
+    """A local path made absolute (without ``file://``), or the URL as it is.
+
+    Raises:
+        InputError: an empty text, a chain of file systems, or a URL that carries credentials.
+    """
+    if not path_or_url.strip():
+        raise InputError("an empty path: give a local path or a URL such as s3://bucket/folder")
+    if path_or_url.startswith("file://"):
+        path_or_url = path_or_url.removeprefix("file://")
+    if not is_url(path_or_url):
+        return os.path.abspath(os.path.expanduser(path_or_url))
+    _refuse_secrets(path_or_url)
+    return path_or_url
+
+
+def _refuse_secrets(url: str) -> None:
+    parts = urlsplit(url)
+    bare = f"{parts.scheme}://...{parts.path}"
+    if "::" in url:
+        raise InputError(f"chained file systems are not supported: {bare}; give the URL of the file itself")
+    if "@" in parts.netloc:
+        raise InputError(f"the URL {bare} carries credentials; put them into storage_options or the environment")
+    if any(key.lower() in SECRET_QUERY for key, _ in parse_qsl(parts.query)):
+        raise InputError(f"the URL {bare} is a signed one, which would be stored; give a plain URL and storage_options")
+
+
+def options_for(url: str, options: Options | None) -> dict[str, Any]:
+    """The storage options that concern ``url``.
+
+    ``options`` is either flat, for every URL, or one mapping per protocol (``{"s3": {...}, "https": {...}}``).
+    Local paths take none.
+    """
+    if not options or not is_url(url):
+        return {}
+    if all(isinstance(value, Mapping) for value in options.values()) and not {"client_kwargs", "config_kwargs"} & set(
+        options
+    ):
+        chosen = options.get(urlsplit(url).scheme, {})
+        return dict(chosen)
+    return dict(options)
