@@ -28,13 +28,15 @@ import soundfile
 import torch
 
 from benchmarks import choices, machine, report
+from jobs.actor import Recipe
 from jobs.batch import Item
-from jobs.cluster import Crew, Recipe, connected, plan_share
 from jobs.config import JobConfig, config_from
+from jobs.crew import Crew
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest, check_rows
 from jobs.plan import Plan, make_plan
 from jobs.schedule import Schedule
+from jobs.session import connected, plan_share
 from jobs.storage import Folder
 from jobs.transfer import Fetch
 from jobs.voice_build import VoiceBuild, VoiceMaker

@@ -18,9 +18,10 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from jobs.actor import Recipe
 from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, Calibration
-from jobs.cluster import Crew, Recipe, Stop, connected, nodes, plan_share
 from jobs.config import JobConfig, config_from
+from jobs.crew import Crew
 from jobs.errors import InputError, JobError, Unfinished
 from jobs.finish import Summary
 from jobs.lease import Lease
@@ -31,6 +32,8 @@ from jobs.placement import Share
 from jobs.plan import Plan, make_plan
 from jobs.progress import Meter, showing
 from jobs.schedule import Schedule
+from jobs.session import connected, nodes, plan_share
+from jobs.stop import Stop
 from jobs.storage import Folder
 from jobs.urls import Options
 from jobs.voice_build import BuildReport, Part, PartReport, VoiceBuild, VoiceMaker

@@ -25,7 +25,7 @@ from click.testing import CliRunner, Result
 
 from jobs import runs
 from jobs.cli import main
-from jobs.cluster import Crew
+from jobs.crew import Crew
 from jobs.keys import key_of
 from s3gen.constants import SAMPLES_PER_TOKEN
 from tests.jobs.inputs import VOICES, good_rows, write_clips, write_config, write_manifest

@@ -11,9 +11,10 @@ import pytest
 from click.testing import CliRunner, Result
 
 from jobs import runs
+from jobs.actor import Recipe
 from jobs.budget import CPU_FRAMES
 from jobs.cli import main
-from jobs.cluster import Crew, Recipe
+from jobs.crew import Crew
 from s3gen import S3GenModel
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
 from tests.jobs.ray_session import local_ray

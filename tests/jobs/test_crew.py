@@ -11,11 +11,14 @@ from typing import Any
 import pytest
 import ray
 
-from jobs import cluster
-from jobs.cluster import Crew, Recipe, Stop, connected, explain, plan_share
+from jobs import crew as crews
+from jobs.actor import Recipe
+from jobs.crew import Crew, explain
 from jobs.errors import InputError, JobError, StorageError
 from jobs.placement import Share
 from jobs.schedule import Schedule
+from jobs.session import connected, plan_share
+from jobs.stop import Stop
 from tests.jobs.ray_session import local_ray
 
 __all__ = ["local_ray"]
@@ -140,17 +143,17 @@ def test_no_worker_takes_a_second_task_that_another_one_waits_for(tmp_path: Path
 def test_a_worker_that_can_never_start_ends_the_run_with_its_first_error(tmp_path: Path) -> None:
     with pytest.raises(JobError, match=r"no worker can start.* no model here, try 0"):
         _work("Unstartable", 3, folder=str(tmp_path), times=1000, fault="error")
-    assert len(list(tmp_path.iterdir())) == cluster.START_ERRORS
+    assert len(list(tmp_path.iterdir())) == crews.START_ERRORS
 
 
 def test_workers_killed_while_they_start_do_not_end_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "FIRST_BACKOFF_SECONDS", 0.01)
+    monkeypatch.setattr(crews, "FIRST_BACKOFF_SECONDS", 0.01)
     reports, _ = _work("Unstartable", 2, folder=str(tmp_path), times=4, fault="kill")
     assert sorted(reports) == [0, 1]
 
 
 def test_a_run_that_is_asked_to_stop_drops_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster, "DRAIN_SECONDS", 1.0)
+    monkeypatch.setattr(crews, "DRAIN_SECONDS", 1.0)
     began = time.monotonic()
     reports, schedule = _work("Sleeper", 5, should_stop=lambda: time.monotonic() - began > 4, seconds=100.0)
     assert reports == {}

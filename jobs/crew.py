@@ -1,4 +1,4 @@
-"""Ray: workers on this machine or a cluster, each with few tasks in hand; the driver owns the truth.
+"""The crew: workers on this machine or a cluster, each with few tasks in hand; the driver owns the truth.
 
 A worker is any object with ``run(task)``, made in an actor of its own by a *recipe*. Actors die, and their tasks go
 back to the schedule; actors that cannot be made are tried again a bounded number of times; every wait ends. Only small
@@ -9,218 +9,30 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
-import signal
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from importlib import import_module
-from operator import attrgetter
-from types import FrameType
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import ray
 import ray.exceptions
 
-from jobs.errors import InputError, JobError
-from jobs.placement import Node, Share, auto_workers, share_of
+from jobs.actor import MOST_AT_ONCE, Hand, Recipe
+from jobs.errors import JobError
+from jobs.placement import Share, auto_workers
 from jobs.schedule import BrokenWorker, Schedule
+from jobs.session import nodes, passed_environment
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0  # the longest the driver waits before it looks at signals and the lease again
 RESIZE_SECONDS = 10.0  # between two looks at how large the cluster is
 DRAIN_SECONDS = 12.0  # for tasks in hand when the run is asked to stop
-KNOCK_SECONDS = 10.0  # for a cluster's head to accept a connection
 START_SECONDS = 1800.0  # for a worker to load its model, a download included
 PATIENCE_SECONDS = 20.0  # without any worker placed, before the user is told what is waited for
 START_ERRORS = 3  # errors in a row while making a worker, with none at work, that end the run
 START_DEATHS = 10  # the same, for workers that were killed while they were made
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.5, 30.0
-MOST_AT_ONCE = 4  # tasks in a worker's hands, whatever it asks for
-OBJECT_STORE_BYTES = 128 * 2**20  # reports are small; Ray's default takes a third of the memory
-
-# Of the driver's environment, what workers on other machines need: credentials, endpoints, caches, proxies.
-PASSED_ENVIRONMENT = ("AWS_", "S3_", "HF_", "GOOGLE_", "GCS_", "AZURE_", "FSSPEC_", "HTTP_", "HTTPS_", "NO_PROXY")
-
-
-class Runs(Protocol):
-    """What a recipe makes.
-
-    One that bears several calls of ``run`` at a time says how many, in an attribute ``tasks_at_once``.
-    """
-
-    def run(self, task: Any) -> Any:
-        """Does one task; what it returns is small."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Recipe:
-    """How a worker is made, in its own process: by what is called with these arguments.
-
-    Attributes:
-        make: its address, ``package.module:name.of.it``; only the name travels.
-        arguments: plain values.
-    """
-
-    make: str
-    arguments: Mapping[str, Any]
-
-    def __call__(self) -> Runs:
-        """Imports and calls it."""
-        module, _, path = self.make.partition(":")
-        worker: Runs = attrgetter(path)(import_module(module))(**self.arguments)
-        return worker
-
-
-# --- inside the actor -------------------------------------------------------------------------------------------------
-
-
-class Hand:
-    """The Ray actor: makes a worker and hands it tasks. Ends by itself when its raylet is gone."""
-
-    def __init__(self) -> None:
-        threading.Thread(target=_end_with, args=(os.getppid(),), name="raylet-watch", daemon=True).start()
-        # Much belongs to a thread, torch's settings for one; Ray's own would not be the same for every task.
-        self._threads = ThreadPoolExecutor(1)
-        self._worker: Runs | None = None
-
-    def place(self) -> dict[str, Any]:
-        """Answers once the actor runs: where, and with which GPUs."""
-        context = ray.get_runtime_context()
-        return {"pid": os.getpid(), "node": context.get_node_id(), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
-
-    def load(self, recipe: Recipe, environment: Mapping[str, str]) -> int:
-        """Makes the worker; answers how many tasks it takes at once."""
-        os.environ.update(environment)
-        self._worker = self._threads.submit(recipe).result()
-        tasks = min(getattr(self._worker, "tasks_at_once", 1), MOST_AT_ONCE)
-        if tasks > 1:
-            self._threads = ThreadPoolExecutor(tasks)
-        return tasks
-
-    def run(self, task: Any) -> Any:
-        """One task."""
-        if self._worker is None:
-            raise RuntimeError("a task came before the worker was loaded")
-        return self._threads.submit(self._worker.run, task).result()
-
-
-def _end_with(parent: int) -> None:
-    # The driver's death ends its raylet, or makes Ray kill the actor; a long kernel must not outlive either.
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
-
-
-# --- the session ------------------------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def connected(address: str | None) -> Iterator[None]:
-    """Ray for the length of the block: the cluster at ``address``, or one of this process's own.
-
-    A Ray that this process has started already is used as it is.
-
-    Raises:
-        InputError: no cluster answers there.
-    """
-    if ray.is_initialized():
-        yield
-        return
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    # Since Ray 2.50 this is its own coming default; without it, each start warns about the change.
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    own = {"include_dashboard": False, "object_store_memory": OBJECT_STORE_BYTES}
-    if address is not None:
-        _knock(address)
-    try:
-        ray.init(
-            address=address or "local",
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-            configure_logging=True,
-            **({} if address else own),
-        )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise InputError(f"ray_address: no Ray cluster answers at {address or 'local'}: {error}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def _knock(address: str) -> None:
-    """Refuses an address where nothing listens: Ray itself would try for minutes."""
-    if address == "auto":
-        return
-    host, _, port = address.rpartition(":")
-    if "://" in address or not host or not port.isdigit():
-        raise InputError(
-            f"ray_address: {address!r} is not the address of a cluster's head; give its host:port (6379 unless set "
-            "otherwise), or auto on a machine of the cluster"
-        )
-    try:
-        socket.create_connection((host.strip("[]"), int(port)), KNOCK_SECONDS).close()
-    except (OSError, OverflowError) as error:
-        raise InputError(f"ray_address: no Ray cluster answers at {address}: {error}") from None
-
-
-def nodes() -> list[Node]:
-    """The machines of the connected cluster that are alive."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return [Node(cpus=float(found.get("CPU", 0)), gpus=float(found.get("GPU", 0))) for found in alive]
-
-
-class Stop:
-    """SIGINT and SIGTERM while a run is under way.
-
-    Outside of ``graceful`` blocks they raise KeyboardInterrupt, which unwinds the run at once; inside they are only
-    noted, for whoever asks ``requested``. A second SIGINT raises in any case.
-    """
-
-    def __init__(self) -> None:
-        self.signal: str | None = None
-        self._graceful = False
-
-    @property
-    def requested(self) -> bool:
-        """Whether one of them has come."""
-        return self.signal is not None
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[Stop]:
-        """Takes the signals over; to be entered after Ray has started, which sets handlers of its own."""
-        if threading.current_thread() is not threading.main_thread():
-            yield self
-            return
-        before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield self
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextlib.contextmanager
-    def graceful(self) -> Iterator[None]:
-        """The block looks at ``requested`` itself, often."""
-        self._graceful = True
-        try:
-            yield
-        finally:
-            self._graceful = False
-
-    def _heard(self, number: int, frame: FrameType | None) -> None:
-        again = self.requested
-        self.signal = signal.Signals(number).name
-        if not self._graceful or (again and number == signal.SIGINT):
-            raise KeyboardInterrupt
-
-
-# --- the crew ---------------------------------------------------------------------------------------------------------
 
 Stage = Literal["placing", "loading", "ready"]
 
@@ -459,32 +271,6 @@ class Crew:
         until = time.monotonic() + DRAIN_SECONDS
         while schedule.in_hand and time.monotonic() < until:
             self._listen(schedule, on_report)
-
-
-def plan_share(workers: int | Literal["auto"], gpus_per_worker: float, *, own: bool) -> Share:
-    """What each worker gets of the connected cluster.
-
-    Args:
-        gpus_per_worker: 0 for none.
-        own: this is this process's own Ray, which never grows.
-
-    Raises:
-        InputError: the workers would wait for GPUs for ever.
-    """
-    have = nodes()
-    share = share_of(have, workers, gpus_per_worker)
-    cpus, gpus = sum(node.cpus for node in have), sum(node.gpus for node in have)
-    if own and workers != "auto" and share.slots(have) < workers:
-        raise InputError(
-            f"workers: {workers} with {gpus_per_worker:g} GPUs each do not fit on this machine, which has {cpus:g} "
-            f"CPUs and {gpus:g} GPUs; give fewer workers, a smaller gpus_per_worker, or engine.device=cpu"
-        )
-    return share
-
-
-def passed_environment() -> dict[str, str]:
-    """The variables of the driver that its workers get, wherever they are."""
-    return {name: value for name, value in os.environ.items() if name.upper().startswith(PASSED_ENVIRONMENT)}
 
 
 def explain(error: BaseException) -> str:

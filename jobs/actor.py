@@ -1,0 +1,83 @@
+"""The Ray actor: a process of its own that makes a worker by a recipe and hands it tasks."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib import import_module
+from operator import attrgetter
+from typing import Any, Protocol
+
+import ray
+
+MOST_AT_ONCE = 4  # tasks in a worker's hands, whatever it asks for
+
+
+class Runs(Protocol):
+    """What a recipe makes.
+
+    One that bears several calls of ``run`` at a time says how many, in an attribute ``tasks_at_once``.
+    """
+
+    def run(self, task: Any) -> Any:
+        """Does one task; what it returns is small."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recipe:
+    """How a worker is made, in its own process: by what is called with these arguments.
+
+    Attributes:
+        make: its address, ``package.module:name.of.it``; only the name travels.
+        arguments: plain values.
+    """
+
+    make: str
+    arguments: Mapping[str, Any]
+
+    def __call__(self) -> Runs:
+        """Imports and calls it."""
+        module, _, path = self.make.partition(":")
+        worker: Runs = attrgetter(path)(import_module(module))(**self.arguments)
+        return worker
+
+
+class Hand:
+    """The Ray actor: makes a worker and hands it tasks. Ends by itself when its raylet is gone."""
+
+    def __init__(self) -> None:
+        threading.Thread(target=_end_with, args=(os.getppid(),), name="raylet-watch", daemon=True).start()
+        # Much belongs to a thread, torch's settings for one; Ray's own would not be the same for every task.
+        self._threads = ThreadPoolExecutor(1)
+        self._worker: Runs | None = None
+
+    def place(self) -> dict[str, Any]:
+        """Answers once the actor runs: where, and with which GPUs."""
+        context = ray.get_runtime_context()
+        return {"pid": os.getpid(), "node": context.get_node_id(), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
+
+    def load(self, recipe: Recipe, environment: Mapping[str, str]) -> int:
+        """Makes the worker; answers how many tasks it takes at once."""
+        os.environ.update(environment)
+        self._worker = self._threads.submit(recipe).result()
+        tasks = min(getattr(self._worker, "tasks_at_once", 1), MOST_AT_ONCE)
+        if tasks > 1:
+            self._threads = ThreadPoolExecutor(tasks)
+        return tasks
+
+    def run(self, task: Any) -> Any:
+        """One task."""
+        if self._worker is None:
+            raise RuntimeError("a task came before the worker was loaded")
+        return self._threads.submit(self._worker.run, task).result()
+
+
+def _end_with(parent: int) -> None:
+    # The driver's death ends its raylet, or makes Ray kill the actor; a long kernel must not outlive either.
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
