@@ -25,6 +25,7 @@ MAX_DEPTH = 32  # of nested YAML; a configuration needs three
 SECRET_KEYS = ("storage_options",)
 
 Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
 class _Section(BaseModel):
@@ -51,6 +52,15 @@ class EngineConfig(_Section):
     compile: bool = False  # torch.compile, and CUDA graphs on a GPU
 
 
+class ChecksConfig(_Section):
+    """What a wave may measure, as jobs/checks.py defines it, without being suspect. None switches a check off."""
+
+    max_silence: Share | None = 0.9  # of the frames
+    max_clipped: Share | None = 0.001  # of the samples
+    max_dc: Share | None = 0.05  # of full scale
+    max_click: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = 0.1  # of full scale
+
+
 class JobConfig(_Section):
     """One job, as its user wrote it, checked."""
 
@@ -69,11 +79,12 @@ class JobConfig(_Section):
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     start_fade: bool = True
     max_tokens: Count = 1_500
-    on_bad_audio: Literal["keep"] = "keep"
+    on_bad_audio: Literal["keep", "fail_row"] = "keep"
     keep_inputs: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()
+    checks: ChecksConfig = ChecksConfig()
 
     @field_validator("manifest", "voices", "output")
     @classmethod
@@ -256,7 +267,6 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
 UNBUILT: dict[str, dict[str, str]] = {
     "format": {"lhotse": "give parquet or webdataset"},
     "audio": {"ogg": "give flac or wav", "mp3": "give flac or wav", "opus": "give flac or wav"},
-    "on_bad_audio": {"fail_row": "give keep; rows with NaN or of a wrong length always fail"},
 }
 
 

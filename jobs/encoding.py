@@ -1,4 +1,4 @@
-"""Waves to audio files, on threads beside the engine's, with room for a few batches at a time.
+"""Waves to audio files, measured, on threads beside the engine's, with room for a few batches at a time.
 
 libsndfile, numpy and hashlib let go of Python's lock while they work on a clip.
 """
@@ -13,6 +13,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 from jobs.audiofile import Samples, encode
 from jobs.batch import Batch, Item, Trouble, fault
+from jobs.checks import explain, measure, problems
+from jobs.config import JobConfig
 from jobs.manifest import Row
 from jobs.spool import Encoded
 
@@ -30,17 +32,17 @@ class Encoders:
 
     Args:
         threads: how many clips are encoded at the same time.
-        audio: the encoding.
+        config: names the encoding, and says which waves are unfit.
     """
 
-    def __init__(self, threads: int, audio: str) -> None:
+    def __init__(self, threads: int, config: JobConfig) -> None:
         self._pool = ThreadPoolExecutor(threads, "encoder")
-        self._audio = audio
+        self._config = config
         self.room = threading.Semaphore(BATCHES)
 
     def submit(self, row: Row, made: Samples | Trouble) -> Future[Encoded | Trouble]:
         """A clip, or what is wrong with its wave, or why there is none."""
-        return self._pool.submit(_encoded, row, made, self._audio)
+        return self._pool.submit(_encoded, row, made, self._config)
 
 
 class Intake:
@@ -97,11 +99,16 @@ class Intake:
         return results
 
 
-def _encoded(row: Row, made: Samples | Trouble, audio: str) -> Encoded | Trouble:
+def _encoded(row: Row, made: Samples | Trouble, config: JobConfig) -> Encoded | Trouble:
     if isinstance(made, Trouble):
         return made
     trouble = fault(row, made)
     if trouble is not None:
         return trouble
-    data = encode(made, audio)
-    return Encoded(samples=len(made), data=data, sha256=hashlib.sha256(data).hexdigest())
+    measures = measure(made)
+    found = problems(measures, config.checks)
+    if found and config.on_bad_audio == "fail_row":
+        return Trouble("bad_audio", explain(measures, config.checks))
+    data = encode(made, config.audio)
+    sha256 = hashlib.sha256(data).hexdigest()
+    return Encoded(samples=len(made), data=data, sha256=sha256, measures=measures, problems=tuple(found))

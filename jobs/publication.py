@@ -11,6 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.checks import RANGES
 from jobs.config import JobConfig
 from jobs.errors import StorageUnknown
 from jobs.ledger import Ledger
@@ -28,13 +29,15 @@ class Made:
 
     Attributes:
         rows: those that were made, in manifest order.
-        columns: theirs, beside the audio.
+        ids: digest of the ids of all rows, see `jobs.records.ids_digest`.
+        columns: of those that were made, beside the audio.
         spool: their clips.
         failed: the failures table of the others.
         started_at: unix time.
     """
 
     rows: Sequence[Row]
+    ids: str
     columns: pa.Table
     spool: Spool
     failed: pa.Table
@@ -74,6 +77,7 @@ class Publication:
             shard=self.attempt.shard,
             attempt=self.attempt.id,
             plan=self.ledger.plan.digest,
+            ids=made.ids,
             rows=len(made.rows) + len(made.failed),
             rows_done=len(made.rows),
             rows_failed=len(made.failed),
@@ -128,6 +132,8 @@ def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str) -> pa.Table:
             "samples": [clip.samples for clip in clips],
             "duration": [clip.samples / SAMPLE_RATE for clip in clips],
             "sha256": [clip.sha256 for clip in clips],
+            **{name: [getattr(clip.measures, name) for clip in clips] for name in RANGES},
+            "problems": [",".join(clip.problems) for clip in clips],
         },
         schema=INDEX_SCHEMA,
     )

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass
+
+import pyarrow as pa
+
+NULL_LENGTH = -1  # what a null counts as in a digest of ids
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,6 +27,7 @@ class CommitRecord:
     shard: int
     attempt: str
     plan: str  # digest of the plan
+    ids: str  # digest of the ids of all rows, see ``ids_digest``
     rows: int  # of the manifest; rows_done + rows_failed
     rows_done: int
     rows_failed: int
@@ -50,6 +56,22 @@ class CommitRecord:
             return cls(**values)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a commit record: {error}") from None
+
+
+def ids_digest(column: pa.Array | pa.ChunkedArray) -> str:
+    """Hex sha256 over ids in their order: each as its length in bytes (int64, little-endian) and its bytes.
+
+    Args:
+        column: any kind of text, UTF-8 or not. A null has the length -1 and no bytes.
+    """
+    digest = hashlib.sha256()
+    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
+        plain = chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
+        for value in plain.cast(pa.large_binary()).to_pylist():
+            length = NULL_LENGTH if value is None else len(value)
+            digest.update(length.to_bytes(8, "little", signed=True))
+            digest.update(value or b"")
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

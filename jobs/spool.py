@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
 
+from jobs.checks import Measures
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
@@ -14,16 +16,20 @@ class Encoded:
     samples: int
     data: bytes
     sha256: str  # hex, of the bytes
+    measures: Measures
+    problems: tuple[str, ...]  # the checks that it does not pass
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Clip:
-    """Where an encoded clip lies in the spool."""
+    """What is known of an encoded clip, and where it lies in the spool."""
 
     samples: int
     offset: int
     size: int
     sha256: str
+    measures: Measures
+    problems: tuple[str, ...]
 
 
 class Spool:
@@ -39,7 +45,14 @@ class Spool:
 
     def keep(self, position: int, encoded: Encoded) -> None:
         """Adds a clip; all of them before the first is read."""
-        self.clips[position] = Clip(encoded.samples, self._file.tell(), len(encoded.data), encoded.sha256)
+        self.clips[position] = Clip(
+            samples=encoded.samples,
+            offset=self._file.tell(),
+            size=len(encoded.data),
+            sha256=encoded.sha256,
+            measures=encoded.measures,
+            problems=encoded.problems,
+        )
         self._file.write(encoded.data)
 
     def read(self, positions: Sequence[int]) -> Iterator[bytes]:

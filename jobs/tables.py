@@ -18,6 +18,15 @@ INDEX_SCHEMA = pa.schema(
         pa.field("samples", pa.int64(), nullable=False),
         pa.field("duration", pa.float64(), nullable=False),  # seconds
         pa.field("sha256", pa.string(), nullable=False),  # hex, of the stored audio bytes
+        # As jobs.checks.Measures defines them.
+        pa.field("peak", pa.float32(), nullable=False),
+        pa.field("rms_db", pa.float32(), nullable=False),
+        pa.field("silence", pa.float32(), nullable=False),
+        pa.field("clipped", pa.float32(), nullable=False),
+        pa.field("dc", pa.float32(), nullable=False),
+        pa.field("click_start", pa.float32(), nullable=False),
+        pa.field("click_end", pa.float32(), nullable=False),
+        pa.field("problems", pa.string(), nullable=False),  # names of checks, joined by commas; mostly empty
     ]
 )
 DUPLICATES_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in ("id", "voice_id", "shard", "row")])

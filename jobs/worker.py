@@ -26,6 +26,7 @@ from jobs.ledger import Ledger
 from jobs.manifest import Failure, Ints, Row, check_rows
 from jobs.models import open_prepared
 from jobs.publication import Made, Publication
+from jobs.records import ids_digest
 from jobs.spool import Spool
 from jobs.storage import Folder
 from jobs.tables import failures_table
@@ -90,7 +91,7 @@ class Worker:
         self.tasks_at_once = 3 if model.device.type == "cuda" else 2
         self._config: JobConfig = config_from(ledger.job["config"])
         self._engine = Engine(model, steps=self._config.engine.n_cfm_timesteps, start_fade=self._config.start_fade)
-        self._encoders = Encoders(encoders, self._config.audio)
+        self._encoders = Encoders(encoders, self._config)
         self._reading = threading.Lock()  # the voice table is one file and one cache
 
     @classmethod
@@ -132,6 +133,7 @@ class Worker:
             rows = [item.row for item in work.items if item.row.position in spool.clips]
             made = Made(
                 rows=rows,
+                ids=ids_digest(work.table["id"]),
                 columns=stored_columns(work.table, rows, keep_inputs=self._config.keep_inputs),
                 spool=spool,
                 failed=failures_table(failures, work.table, work.origins),

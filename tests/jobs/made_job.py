@@ -13,11 +13,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.audiofile import encode
+from jobs.audiofile import Samples, encode
+from jobs.checks import RANGES, measure
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest, Row, check_rows
 from jobs.plan import Plan, make_plan
-from jobs.records import Attempt, CommitRecord, StoredFile
+from jobs.records import Attempt, CommitRecord, StoredFile, ids_digest
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_table
 from jobs.urls import absolute_url
@@ -67,12 +68,13 @@ def prepare(ledger: Ledger, shard: int) -> tuple[Attempt, CommitRecord]:
         store = _Store(ledger.folder, Path(scratch) / "file")
         audio = index = failed = None
         if rows:
-            clips = [encode(_noise(row), config["audio"]) for row in rows]
+            waves = [_noise(row) for row in rows]
+            clips = [encode(wave, config["audio"]) for wave in waves]
             shard_format = FORMATS[config["format"]]
             columns = stored_columns(table, rows, keep_inputs=config["keep_inputs"])
             shard_format.write(store.local, columns, iter(clips), config["audio"])
             audio = store.keep(attempt.audio_name(shard_format.suffix))
-            pq.write_table(_index(rows, clips, audio.name), store.local)
+            pq.write_table(_index(rows, waves, clips, audio.name), store.local)
             index = store.keep(attempt.index_name)
         if failures:
             pq.write_table(failures_table(failures, table, manifest.origins(planned.spans)), store.local)
@@ -81,6 +83,7 @@ def prepare(ledger: Ledger, shard: int) -> tuple[Attempt, CommitRecord]:
         shard=shard,
         attempt=attempt.id,
         plan=ledger.plan.digest,
+        ids=ids_digest(table["id"]),
         rows=planned.rows,
         rows_done=len(rows),
         rows_failed=len(failures),
@@ -113,12 +116,14 @@ class _Store:
         return StoredFile(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
-def _noise(row: Row) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+def _noise(row: Row) -> Samples:
+    """Too quiet to click at its ends."""
     source = np.random.default_rng(row.seed)
-    return (source.standard_normal(SAMPLES_PER_TOKEN * len(row.tokens)) / 10).astype(np.float32)
+    return (source.standard_normal(SAMPLES_PER_TOKEN * len(row.tokens)) / 100).astype(np.float32)
 
 
-def _index(rows: Sequence[Row], clips: Sequence[bytes], shard: str) -> pa.Table:
+def _index(rows: Sequence[Row], waves: Sequence[Samples], clips: Sequence[bytes], shard: str) -> pa.Table:
+    measures = [measure(wave) for wave in waves]
     samples = [SAMPLES_PER_TOKEN * len(row.tokens) for row in rows]
     return pa.table(
         {
@@ -129,6 +134,8 @@ def _index(rows: Sequence[Row], clips: Sequence[bytes], shard: str) -> pa.Table:
             "samples": samples,
             "duration": [count / SAMPLE_RATE for count in samples],
             "sha256": [hashlib.sha256(clip).hexdigest() for clip in clips],
+            **{name: [getattr(each, name) for each in measures] for name in RANGES},
+            "problems": [""] * len(rows),
         },
         schema=INDEX_SCHEMA,
     )

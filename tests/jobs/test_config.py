@@ -34,7 +34,7 @@ def test_every_key_of_the_contract_exists_and_no_other() -> None:
     assert set(JobConfig.model_fields) == {
         *("model", "model_file", "manifest", "voices", "output", "format", "audio", "shard_rows", "seed", "workers"),
         *("gpus_per_worker", "ray_address", "storage_options", "start_fade", "max_tokens", "on_bad_audio"),
-        *("keep_inputs", "log_level", "batch", "engine"),
+        *("keep_inputs", "log_level", "batch", "engine", "checks"),
     }
 
 
@@ -78,6 +78,12 @@ def test_a_dtype_is_known_to_the_model_or_to_the_configuration_only(config_file:
     for dtype in DTYPES:
         assert load_config(config_file, [f"engine.dtype={dtype}", "engine.compile=true"]).engine.dtype == dtype
     assert get_args(EngineConfig.model_fields["dtype"].annotation) == DTYPES
+
+
+def test_a_check_cannot_be_switched_off(config_file: Path) -> None:
+    config = load_config(config_file, ["checks.max_dc=null", "checks.max_click=1", "on_bad_audio=fail_row"])
+    assert (config.checks.max_dc, config.checks.max_click, config.on_bad_audio) == (None, 1.0, "fail_row")
+    assert config_from(config.frozen()).checks == config.checks
 
 
 def test_reading_a_configuration_waits_for_torch() -> None:
@@ -133,7 +139,16 @@ def test_reading_a_configuration_waits_for_torch() -> None:
         ("engine.dtype=16", ["engine.dtype: 16 is refused", "give float32, tf32, bfloat16 or float16"]),
         ("engine.compile=1", ["engine.compile: 1 is refused", "true or false"]),
         ("engine.compile='yes'", ["engine.compile: 'yes' is refused", "true or false"]),
-        ("on_bad_audio=fail_row", ["on_bad_audio: 'fail_row' is not supported yet"]),
+        ("on_bad_audio=drop", ["on_bad_audio: 'drop' is refused", "keep or fail_row"]),
+        ("on_bad_audio=fail", ["on_bad_audio: 'fail' is refused", "keep or fail_row", "did you mean fail_row?"]),
+        ("checks=off", ["checks: false is refused", "keys and values"]),
+        ("checks.max_silense=1", ["checks.max_silense: unknown key", "did you mean checks.max_silence?"]),
+        ("max_click=1", ["max_click: unknown key", "checks.max_click?"]),
+        ("checks.max_silence=90", ["checks.max_silence: 90 is refused", "at most 1"]),
+        ("checks.max_clipped=-0.1", ["checks.max_clipped: -0.1 is refused", "0.0 or a larger number"]),
+        ("checks.max_dc=.nan", ["checks.max_dc: nan is refused"]),
+        ("checks.max_dc='0.1'", ["checks.max_dc: '0.1' is refused", "give a number"]),
+        ("checks.max_click=2.5", ["checks.max_click: 2.5 is refused", "at most 2"]),
     ],
 )
 def test_a_bad_value_is_named_with_the_way_out(config_file: Path, override: str, says: list[str]) -> None:

@@ -15,6 +15,8 @@ import torch
 from jobs import encoding
 from jobs.audiofile import Samples
 from jobs.batch import Batch, Item, Trouble
+from jobs.checks import measure
+from jobs.config import JobConfig, config_from
 from jobs.encoding import BATCHES, Abandoned, Encoders, Intake
 from jobs.manifest import Row
 from jobs.spool import Encoded
@@ -22,6 +24,11 @@ from s3gen import Voice
 from s3gen.constants import SAMPLES_PER_TOKEN
 
 SECONDS = 20  # that a test waits before it fails
+
+
+def _config(**changes: Any) -> JobConfig:
+    paths = {"model": "random:tiny", "manifest": "m", "voices": "v", "output": "o"}
+    return config_from({**paths, "audio": "wav", **changes})
 
 
 def _batch(*numbers: int) -> tuple[Batch, list[Samples]]:
@@ -59,7 +66,7 @@ def test_clips_come_out_in_the_order_of_their_batches_whichever_is_encoded_first
 ) -> None:
     last = threading.Event()
     _slow(monkeypatch, lambda number: last.set() if number == 3 else number == 0 and last.wait(SECONDS))
-    intake = Intake(Encoders(2, "wav"))
+    intake = Intake(Encoders(2, _config()))
     _put(maker, intake, _batch(0, 1), _batch(2, 3))
     clips = [(item.row.position, clip) for item, clip in intake.clips()]
     assert last.is_set()
@@ -74,7 +81,7 @@ def test_clips_come_out_in_the_order_of_their_batches_whichever_is_encoded_first
 def test_a_slow_encoder_holds_the_maker_back(monkeypatch: pytest.MonkeyPatch, maker: ThreadPoolExecutor) -> None:
     go = threading.Event()
     _slow(monkeypatch, lambda number: go.wait(SECONDS))
-    intake = Intake(Encoders(1, "wav"))
+    intake = Intake(Encoders(1, _config()))
     puts = _put(maker, intake, *(_batch(number) for number in range(BATCHES + 2)))
     puts[BATCHES - 1].result(SECONDS)
     with pytest.raises(TimeoutError):
@@ -89,7 +96,7 @@ def test_a_slow_encoder_holds_the_maker_back(monkeypatch: pytest.MonkeyPatch, ma
 
 
 def test_a_shard_that_fails_leaves_its_room_to_the_next_one(maker: ThreadPoolExecutor) -> None:
-    encoders = Encoders(1, "wav")
+    encoders = Encoders(1, _config())
     failed = Intake(encoders)
     puts = _put(maker, failed, *(_batch(number) for number in range(6)))
     clips = failed.clips()
@@ -110,7 +117,7 @@ def test_an_error_of_the_encoder_comes_out_and_takes_no_room_along(
             raise RuntimeError("libsndfile is out of sorts")
 
     _slow(monkeypatch, fail)
-    encoders = Encoders(1, "wav")
+    encoders = Encoders(1, _config())
     failed = Intake(encoders)
     _put(maker, failed, _batch(0, 1, 2), _batch(3), _batch(4))
     with pytest.raises(RuntimeError, match="out of sorts"):
@@ -121,7 +128,7 @@ def test_an_error_of_the_encoder_comes_out_and_takes_no_room_along(
 
 
 def test_rows_that_could_not_be_made_keep_their_place(maker: ThreadPoolExecutor) -> None:
-    intake = Intake(Encoders(1, "wav"))
+    intake = Intake(Encoders(1, _config()))
     trouble = Trouble("out_of_memory", "too long")
     items, waves = _batch(0)
     maker.submit(intake.put, items, waves)
@@ -131,3 +138,29 @@ def test_rows_that_could_not_be_made_keep_their_place(maker: ThreadPoolExecutor)
     clips = [clip for _, clip in intake.clips()]
     assert clips[1] is trouble
     assert [type(clip) for clip in clips] == [Encoded, Trouble, Encoded]
+
+
+@pytest.mark.parametrize("choice", ["keep", "fail_row"])
+def test_a_suspect_wave_becomes_of_another_fate_than_the_job_chose(maker: ThreadPoolExecutor, choice: str) -> None:
+    intake = Intake(Encoders(1, _config(on_bad_audio=choice)))
+    items, waves = _batch(1, 2)
+    waves[0][:] = 0
+    waves[1][:] = np.hanning(len(waves[1])) / 4 * np.resize([1, -1], len(waves[1]))
+    _put(maker, intake, (items, waves))
+    silent, sound = (clip for _, clip in intake.clips())
+    assert isinstance(sound, Encoded)
+    assert (sound.problems, sound.measures) == ((), measure(waves[1]))
+    if choice == "keep":
+        assert isinstance(silent, Encoded)
+        assert (silent.problems, silent.measures.silence) == (("silence",), 1)
+    else:
+        assert silent == Trouble("bad_audio", "silence: 1 is beyond checks.max_silence, 0.9")
+
+
+@pytest.mark.parametrize("choice", ["keep", "fail_row"])
+def test_a_wave_that_is_none_is_measured(maker: ThreadPoolExecutor, choice: str) -> None:
+    intake = Intake(Encoders(1, _config(on_bad_audio=choice)))
+    items, waves = _batch(1, 2)
+    waves[0][3] = np.nan
+    _put(maker, intake, (items, [waves[0], waves[1][:-1]]))
+    assert [clip.error for _, clip in intake.clips() if isinstance(clip, Trouble)] == ["not_finite", "wrong_length"]
