@@ -14,13 +14,18 @@ from typing import Any, Protocol
 
 import ray
 
+from jobs.schedule import BrokenWorker
+
 MOST_AT_ONCE = 4  # tasks in a worker's hands, whatever it asks for
+CALLS_AT_ONCE = MOST_AT_ONCE + 1  # one is for the pulse
+LEAVE_SECONDS = 5.0  # for the answer of a worker that is of no more use to reach the driver
 
 
 class Runs(Protocol):
     """What a recipe makes.
 
-    One that bears several calls of ``run`` at a time says how many, in an attribute ``tasks_at_once``.
+    One that bears several calls of ``run`` at a time says how many, in an attribute ``tasks_at_once``. One that can
+    tell that it gets on has a `Pulse` in an attribute ``pulse``; of the others only the end of a task is seen.
     """
 
     def run(self, task: Any) -> Any:
@@ -69,11 +74,21 @@ class Hand:
             self._threads = ThreadPoolExecutor(tasks)
         return tasks
 
+    def pulse(self) -> int:
+        """A number that is another one when the worker has got on."""
+        pulse = getattr(self._worker, "pulse", None)
+        return 0 if pulse is None else pulse.count
+
     def run(self, task: Any) -> Any:
         """One task."""
         if self._worker is None:
             raise RuntimeError("a task came before the worker was loaded")
-        return self._threads.submit(self._worker.run, task).result()
+        try:
+            return self._threads.submit(self._worker.run, task).result()
+        except BrokenWorker:
+            # The driver ends this process when it reads the answer; without a driver it must end as well.
+            threading.Timer(LEAVE_SECONDS, os._exit, (1,)).start()
+            raise
 
 
 def _end_with(parent: int) -> None:

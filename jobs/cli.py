@@ -217,7 +217,7 @@ def synth(
 def resume(context: _Context, output: str, changes: tuple[str, ...], storage_options: str | None) -> int:
     """Go on with a job that was stopped or has failed, from what its output records.
 
-    --set may change workers, gpus_per_worker, ray_address, storage_options, log_level and batch.
+    --set may change workers, gpus_per_worker, ray_address, stall_seconds, storage_options, log_level and batch.
     """
     from jobs.runs import resume as run
 

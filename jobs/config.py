@@ -76,6 +76,7 @@ class JobConfig(_Section):
     workers: Count | Literal["auto"] = 1
     gpus_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # on a GPU; 0.5 puts two workers on one
     ray_address: str | None = None  # None: a Ray of this process's own
+    stall_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1_800.0  # without progress: a worker is ended
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     start_fade: bool = True
     max_tokens: Count = 1_500

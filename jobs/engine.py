@@ -16,6 +16,8 @@ import torch
 
 from jobs.audiofile import Samples
 from jobs.batch import Batch, Trouble, broken, halves, trouble_of
+from jobs.pulse import Pulse
+from jobs.room import Room
 from jobs.schedule import BrokenWorker
 from jobs.transfer import Fetch
 from s3gen import S3GenModel
@@ -74,10 +76,13 @@ class Engine:
         model: on its device.
         steps: of the flow's solver; None for the model's own.
         start_fade: as for `S3GenModel.synthesize`.
+        pulse: moves on with each batch.
     """
 
-    def __init__(self, model: S3GenModel, *, steps: int | None, start_fade: bool) -> None:
+    def __init__(self, model: S3GenModel, *, steps: int | None, start_fade: bool, pulse: Pulse | None = None) -> None:
         self._model, self._steps, self._start_fade = model, steps, start_fade
+        self._pulse = Pulse() if pulse is None else pulse
+        self._room = Room()
         self._on_cuda = model.device.type == "cuda"
         self._copies = torch.cuda.Stream(model.device) if self._on_cuda else None
         self._flights: deque[_Flight] = deque()
@@ -124,9 +129,13 @@ class Engine:
             while len(self._flights) >= IN_FLIGHT:
                 self._land()
             batch = pending.pop()
+            if self._room.is_too_small_for(batch):
+                pending += reversed(halves(batch))
+                continue
             crowded = bool(self._flights)
             trouble = self._queue(order, batch)
             if trouble is None:
+                self._room.held(batch)
                 while self._flights and self._ready():
                     self._land()
                 continue
@@ -134,6 +143,8 @@ class Engine:
             if crowded and trouble.starved:
                 pending.append(batch)
             elif len(batch) > 1:
+                if trouble.starved:
+                    self._room.starved(batch)
                 pending += reversed(halves(batch))
             else:
                 order.give(batch, trouble)
@@ -174,6 +185,7 @@ class Engine:
     def _land(self) -> None:
         """Delivers the oldest batch in flight."""
         waves = self._awaited(self._flights[0].fetch.take)
+        self._pulse.beat()
         flight = self._flights.popleft()
         flight.order.give(flight.batch, waves)
         flight.order.flying -= 1

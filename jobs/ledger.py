@@ -76,7 +76,7 @@ READ_CHUNK = 512  # records in memory at a time
 
 # Of the job's configuration: what may be another on a resume, since no sample depends on it (``batch`` moves samples
 # within the batch tolerance).
-MAY_CHANGE = frozenset({"workers", "gpus_per_worker", "ray_address", "log_level", "batch"})
+MAY_CHANGE = frozenset({"workers", "gpus_per_worker", "ray_address", "stall_seconds", "log_level", "batch"})
 COMPARED = ("config", "fingerprints", "limit")
 
 

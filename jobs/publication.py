@@ -16,6 +16,7 @@ from jobs.config import JobConfig
 from jobs.errors import StorageUnknown
 from jobs.ledger import Ledger
 from jobs.manifest import Row
+from jobs.pulse import Pulse
 from jobs.records import Attempt, CommitRecord, StoredFile
 from jobs.spool import Clip, Spool
 from jobs.tables import INDEX_SCHEMA
@@ -50,12 +51,14 @@ class Publication:
 
     Args:
         scratch: an empty local folder, as large as the shard.
+        pulse: moves on with each file.
     """
 
     ledger: Ledger
     config: JobConfig
     attempt: Attempt
     scratch: Path
+    pulse: Pulse
 
     def commit(self, made: Made) -> tuple[CommitRecord, bool]:
         """Writes the files locally, uploads them, and commits them, in this order.
@@ -94,6 +97,7 @@ class Publication:
         try:
             for file in record.files():
                 self.ledger.folder.upload(file.name, self._local(file.name))
+                self.pulse.beat()
             return self.ledger.commit(self.attempt, record)
         except StorageUnknown:
             raise

@@ -19,11 +19,12 @@ import torch
 from rich.console import Console
 
 from jobs.actor import Recipe
-from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, Calibration
+from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, LEAST_FRAMES, Calibration
 from jobs.config import JobConfig, config_from
 from jobs.crew import Crew
 from jobs.errors import InputError, JobError, Unfinished
 from jobs.finish import Summary
+from jobs.isolation import Case
 from jobs.lease import Lease
 from jobs.ledger import Ledger, exists
 from jobs.manifest import Manifest
@@ -39,7 +40,7 @@ from jobs.urls import Options
 from jobs.voice_build import BuildReport, Part, PartReport, VoiceBuild, VoiceMaker
 from jobs.voice_sources import find_sources
 from jobs.voices import VoiceTable
-from jobs.worker import ShardReport, fingerprints
+from jobs.worker import Order, ShardReport, fingerprints
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLE_RATE
 
@@ -176,7 +177,8 @@ def _frame_budget(config: JobConfig, share: Share) -> int:
         },
     )
     schedule, found = Schedule([0]), list[Calibration]()
-    crew = Crew(recipe, workers=1, share=share, describe=lambda task: "finding the frame budget")
+    describe = "finding the frame budget".format
+    crew = Crew(recipe, workers=1, share=share, describe=describe, stall_seconds=config.stall_seconds)
     crew.work(schedule, lambda task, calibration: found.append(calibration))
     if not found:
         raise JobError(
@@ -227,9 +229,18 @@ def _make_shards(
             "threads": ledger.job["threads"],
         },
     )
-    schedule = Schedule(index for index in range(len(plan)) if index not in done)
+    budget = recipe.arguments["max_frames"]
+    left = (index for index in range(len(plan)) if index not in done)
+    schedule = Schedule(left, rows=lambda shard: plan.shard(shard).rows)
     meter = Meter(plan.rows, rows_before=sum(plan.shard(index).rows for index in done))
-    crew = Crew(recipe, workers=config.workers, share=share, describe=lambda shard: f"shard {shard}")
+    crew = Crew(
+        recipe,
+        workers=config.workers,
+        share=share,
+        payload=lambda shard: _order(shard, schedule.case(shard), budget),
+        describe="shard {}".format,
+        stall_seconds=config.stall_seconds,
+    )
     with showing(meter, console) as changed, stop.graceful():
 
         def on_report(shard: int, report: ShardReport) -> None:
@@ -240,6 +251,11 @@ def _make_shards(
         crew.work(schedule, on_report, lambda: _lost_or_asked(lease, stop))
     if stop.requested or schedule.given_up:
         raise Unfinished(_what_is_left(ledger, schedule, stop))
+
+
+def _order(shard: int, case: Case, max_frames: int) -> Order:
+    smaller = max(LEAST_FRAMES, max_frames >> case.halvings) if case.halvings else None
+    return Order(shard, case.probe, case.guilty, smaller)
 
 
 def _lost_or_asked(lease: Lease, stop: Stop) -> bool:

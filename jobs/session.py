@@ -14,6 +14,8 @@ import ray
 from jobs.errors import InputError
 from jobs.placement import Node, Share, share_of
 
+log = logging.getLogger(__name__)
+
 KNOCK_SECONDS = 10.0  # for a cluster's head to accept a connection
 OBJECT_STORE_BYTES = 128 * 2**20  # reports are small; Ray's default takes a third of the memory
 
@@ -72,9 +74,31 @@ def _knock(address: str) -> None:
 
 
 def nodes() -> list[Node]:
-    """The machines of the connected cluster that are alive."""
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    """The machines of the connected cluster that are alive and stay so."""
+    leaving = draining()
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
     return [Node(cpus=float(found.get("CPU", 0)), gpus=float(found.get("GPU", 0))) for found in alive]
+
+
+def draining() -> set[str]:
+    """The ids of machines that will soon be gone: Ray drains them, since they are idle or their time is over.
+
+    Ray's own libraries ask in the same way, but no public function does. Where a version of Ray lacks it, there are
+    none.
+    """
+    try:
+        from ray._private.state import state
+
+        return set(state.get_draining_nodes())
+    except Exception as error:
+        log.debug("cannot ask which machines are being drained: %s", error)
+        return set()
+
+
+def is_gone(node: str) -> bool:
+    """Whether a machine, by its id, is dead or being drained."""
+    alive = {found["NodeID"] for found in ray.nodes() if found["Alive"]}
+    return node not in alive or node in draining()
 
 
 def plan_share(workers: int | Literal["auto"], gpus_per_worker: float, *, own: bool) -> Share:

@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+
+log = logging.getLogger(__name__)
+
+LEAVE_SECONDS = 28.0  # after the first signal; machines that go away often give 30
 
 
 class Stop:
@@ -14,11 +20,15 @@ class Stop:
 
     Outside of ``graceful`` blocks they raise KeyboardInterrupt, which unwinds the run at once; inside they are only
     noted, for whoever asks ``requested``. A second SIGINT raises in any case.
+
+    What then hangs, such as a store that does not answer, keeps no run alive: `LEAVE_SECONDS` after the first signal
+    the process ends whatever it does, with exit code 1. Its lease lapses by itself then.
     """
 
     def __init__(self) -> None:
         self.signal: str | None = None
         self._graceful = False
+        self._last_resort: threading.Timer | None = None
 
     @property
     def requested(self) -> bool:
@@ -37,6 +47,8 @@ class Stop:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+            if self._last_resort is not None:
+                self._last_resort.cancel()
 
     @contextlib.contextmanager
     def graceful(self) -> Iterator[None]:
@@ -50,5 +62,16 @@ class Stop:
     def _heard(self, number: int, frame: FrameType | None) -> None:
         again = self.requested
         self.signal = signal.Signals(number).name
+        if self._last_resort is None:
+            self._last_resort = threading.Timer(LEAVE_SECONDS, _leave)
+            self._last_resort.daemon = True
+            self._last_resort.start()
         if not self._graceful or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
+
+
+def _leave() -> None:
+    log.error(
+        "still not at an end %g s after it was asked to stop: ending here; what is committed stays", LEAVE_SECONDS
+    )
+    os._exit(1)

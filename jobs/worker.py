@@ -13,7 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
@@ -22,10 +22,12 @@ from jobs.batch import Item, Trouble
 from jobs.config import JobConfig, config_from
 from jobs.encoding import Encoders, Intake
 from jobs.engine import Engine
+from jobs.isolation import Death, Range
 from jobs.ledger import Ledger
 from jobs.manifest import Failure, Ints, Row, check_rows
 from jobs.models import open_prepared
 from jobs.publication import Made, Publication
+from jobs.pulse import Pulse
 from jobs.records import ids_digest
 from jobs.spool import Spool
 from jobs.storage import Folder
@@ -38,6 +40,22 @@ from s3gen.ragged import plan_batches
 from s3gen.voice import Voice
 
 
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a worker is asked to make.
+
+    Attributes:
+        probe: only the rows at these positions of the shard, and nothing of it is published: does the worker live?
+        guilty: positions that are not made, since workers died of them.
+        max_frames: the frame budget, where it is another than the worker's own.
+    """
+
+    shard: int
+    probe: Range | None = None
+    guilty: Mapping[int, Death] = field(default_factory=dict)
+    max_frames: int | None = None
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ShardReport:
     """What became of a shard."""
@@ -46,7 +64,7 @@ class ShardReport:
     rows_done: int
     rows_failed: int
     samples: int
-    counted: bool  # False: another try had committed it before, and this one's files are gone
+    counted: bool  # False: another try had committed it before, and this one's files are gone; or it was a probe
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -72,6 +90,7 @@ class Worker:
 
     Attributes:
         tasks_at_once: calls of `run` that pay: each holds its rows and voices in memory.
+        pulse: moves on with each batch, clip and file.
     """
 
     def __init__(
@@ -90,7 +109,9 @@ class Worker:
         # shards storage takes no time, and one that waits here might be made elsewhere.
         self.tasks_at_once = 3 if model.device.type == "cuda" else 2
         self._config: JobConfig = config_from(ledger.job["config"])
-        self._engine = Engine(model, steps=self._config.engine.n_cfm_timesteps, start_fade=self._config.start_fade)
+        self.pulse = Pulse()
+        steps, start_fade = self._config.engine.n_cfm_timesteps, self._config.start_fade
+        self._engine = Engine(model, steps=steps, start_fade=start_fade, pulse=self.pulse)
         self._encoders = Encoders(encoders, self._config)
         self._reading = threading.Lock()  # the voice table is one file and one cache
 
@@ -120,17 +141,20 @@ class Worker:
         """Does what the first batches would otherwise wait for, on the thread that will make them."""
         self._engine.call(lambda: self._model.warm_up(self._max_frames))
 
-    def run(self, shard: int) -> ShardReport:
-        """Makes and commits one shard. When it raises, nothing of the shard is visible.
+    def run(self, order: Order | int) -> ShardReport:
+        """Makes and commits one shard, or what else the order says. When it raises, nothing of the shard is visible.
 
         Shards are computed one after the other, in the order in which they have been read.
         """
+        order = Order(order) if isinstance(order, int) else order
         started_at = time.time()
-        work = self._read(shard)
+        work = self._read(order)
         with tempfile.TemporaryDirectory(prefix="s3gen-") as folder, tempfile.TemporaryFile() as file:
             spool = Spool(file)
-            failures = [*work.failures, *self._synthesize(work.items, spool)]
+            failures = [*work.failures, *self._synthesize(work.items, spool, order.max_frames or self._max_frames)]
             rows = [item.row for item in work.items if item.row.position in spool.clips]
+            if order.probe is not None:
+                return _probe_report(order.shard, spool, failures)
             made = Made(
                 rows=rows,
                 ids=ids_digest(work.table["id"]),
@@ -139,22 +163,27 @@ class Worker:
                 failed=failures_table(failures, work.table, work.origins),
                 started_at=started_at,
             )
-            publication = Publication(self._ledger, self._config, self._ledger.attempt(shard), Path(folder))
-            record, counted = publication.commit(made)
+            attempt = self._ledger.attempt(order.shard)
+            record, counted = Publication(self._ledger, self._config, attempt, Path(folder), self.pulse).commit(made)
         return ShardReport(
-            shard=shard,
+            shard=order.shard,
             rows_done=record.rows_done,
             rows_failed=record.rows_failed,
             samples=record.samples,
             counted=counted,
         )
 
-    def _read(self, shard: int) -> _Work:
-        planned, manifest = self._ledger.plan.shard(shard), self._ledger.plan.manifest
+    def _read(self, order: Order) -> _Work:
+        planned, manifest = self._ledger.plan.shard(order.shard), self._ledger.plan.manifest
+        first, end = order.probe or (0, planned.rows)
         with self._reading:
             table = manifest.read(planned.spans, self._options)
+            self.pulse.beat()
             rows, failures = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
+            failures += [_guilty(row, order.guilty[row.position]) for row in rows if row.position in order.guilty]
+            rows = [row for row in rows if first <= row.position < end and row.position not in order.guilty]
             voices = self._cut(self._voices.get_many(row.voice_id for row in rows))
+            self.pulse.beat()
         unknown = [row for row in rows if row.voice_id not in voices]
         return _Work(
             table=table,
@@ -169,9 +198,9 @@ class Worker:
             return voices
         return {voice_id: voice.cut(seconds) for voice_id, voice in voices.items()}
 
-    def _synthesize(self, items: Sequence[Item], spool: Spool) -> list[Failure]:
+    def _synthesize(self, items: Sequence[Item], spool: Spool, max_frames: int) -> list[Failure]:
         """Fills the spool; returns the rows that could not be made."""
-        plans = plan_batches([item.frames for item in items], self._max_frames) if items else []
+        plans = plan_batches([item.frames for item in items], max_frames) if items else []
         failures: list[Failure] = []
         intake = Intake(self._encoders)
         order = self._engine.make([[items[number] for number in plan] for plan in plans], intake.put)
@@ -182,6 +211,7 @@ class Worker:
                     failures.append(clip.of(item.row))
                 else:
                     spool.keep(item.row.position, clip)
+                self.pulse.beat()
         order.result()
         return failures
 
@@ -189,6 +219,17 @@ class Worker:
 def fingerprints(model: S3GenModel, voices: VoiceTable) -> dict[str, str]:
     """What a job is bound to, beside its configuration and manifest."""
     return {"model": model.fingerprint(), "voices": voices.digest}
+
+
+def _probe_report(shard: int, spool: Spool, failures: Sequence[Failure]) -> ShardReport:
+    samples = sum(clip.samples for clip in spool.clips.values())
+    done, failed = len(spool.clips), len(failures)
+    return ShardReport(shard=shard, rows_done=done, rows_failed=failed, samples=samples, counted=False)
+
+
+def _guilty(row: Row, death: Death) -> Failure:
+    message = f"each worker that had this row alone in hand was lost; of the last one: {death.reason}"
+    return Failure(row.position, row.id, row.voice_id, death.code, message)
 
 
 def _unknown_voice(row: Row) -> Failure:

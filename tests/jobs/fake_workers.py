@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from jobs.pulse import Pulse
 from jobs.schedule import BrokenWorker
 
 
@@ -55,6 +56,8 @@ class Faulty:
             os.kill(os.getpid(), signal.SIGKILL)
         if fault == "exit":
             os._exit(1)
+        if (tell := self._folder / "tell").exists():
+            tell.write_text(str(os.getpid()))
         if fault == "broken":
             raise BrokenWorker("poisoned")
         raise ValueError(f"the fault is {fault}")
@@ -127,6 +130,36 @@ class Sleeper:
     def run(self, task: int) -> int:
         time.sleep(self._seconds)
         return task
+
+
+class Stuck:
+    """Hangs over task 0: asleep, or stopped as a whole. As often as told; tells which process did what."""
+
+    def __init__(self, folder: str, times: int, how: str) -> None:
+        self._folder, self._times, self._how = Path(folder), times, how
+
+    def run(self, task: int) -> int:
+        tries = len(list(self._folder.iterdir()))
+        if task == 0 and tries < self._times:
+            (self._folder / str(os.getpid())).touch()
+            if self._how == "stopped":
+                os.kill(os.getpid(), signal.SIGSTOP)
+            time.sleep(1_000)
+        return os.getpid()
+
+
+class Slow:
+    """Takes longer over a task than a worker may do nothing, but gets on."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds, self.pulse = seconds, Pulse()
+
+    def run(self, task: int) -> int:
+        until = time.monotonic() + self._seconds
+        while time.monotonic() < until:
+            time.sleep(0.1)
+            self.pulse.beat()
+        return os.getpid()
 
 
 class Environment:

@@ -38,11 +38,13 @@ def _work(
     share: Share = SMALL,
     should_stop: Any = lambda: False,
     payload: Any = lambda task: task,
+    stall_seconds: float | None = None,
     **arguments: Any,
 ) -> tuple[dict[int, Any], Schedule]:
     reports: dict[int, Any] = {}
     schedule = Schedule(range(tasks))
-    crew = Crew(Recipe(make=f"{FAKES}:{name}", arguments=arguments), workers=workers, share=share, payload=payload)
+    recipe = Recipe(make=f"{FAKES}:{name}", arguments=arguments)
+    crew = Crew(recipe, workers=workers, share=share, payload=payload, stall_seconds=stall_seconds)
     crew.work(schedule, reports.__setitem__, should_stop)
     return reports, schedule
 
@@ -138,6 +140,37 @@ def test_no_worker_takes_a_second_task_that_another_one_waits_for(tmp_path: Path
     # Two tasks and two workers, of which one is there first: it must leave one to the other.
     reports, _ = _work("Spread", 2, workers=2, together=2, folder=str(tmp_path))
     assert len(set(reports.values())) == 2
+
+
+@pytest.mark.parametrize("how", ["asleep", "stopped"])
+def test_a_worker_that_does_nothing_more_holds_its_task_for_ever(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    reports, schedule = _work("Stuck", 4, workers=2, stall_seconds=3.0, folder=str(tmp_path), times=1, how=how)
+    assert sorted(reports) == [0, 1, 2, 3]
+    assert schedule.given_up == {}
+    assert "did nothing for 3 s" in caplog.text
+    (hung,) = (int(path.name) for path in tmp_path.iterdir())
+    assert _ends(hung)
+
+
+def test_a_slow_worker_is_ended_though_it_gets_on() -> None:
+    reports, _ = _work("Slow", 2, stall_seconds=1.5, seconds=4.0)
+    assert len(set(reports.values())) == 1
+
+
+def test_a_worker_of_no_more_use_lives_on(tmp_path: Path) -> None:
+    (tmp_path / "0-once").write_text("broken")
+    (tmp_path / "tell").touch()
+    _work("Faulty", 2, folder=str(tmp_path))
+    assert _ends(int((tmp_path / "tell").read_text()))
+
+
+def _ends(pid: int) -> bool:
+    until = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
+        time.sleep(0.1)
+    return not Path(f"/proc/{pid}").exists()
 
 
 def test_a_worker_that_can_never_start_ends_the_run_with_its_first_error(tmp_path: Path) -> None:

@@ -177,6 +177,57 @@ def test_out_of_memory_splits_the_batch_in_hand_and_keeps_the_one_in_flight(devi
     ]
 
 
+def test_every_later_batch_starves_again_before_it_is_split(device: Device) -> None:
+    starved = 0
+
+    def small(rows: list[int]) -> None:
+        nonlocal starved
+        if len(rows) > 2:
+            starved += 1
+            raise MemoryError
+
+    device.fault = small
+    engine = _engine(device)
+    # The first batch fits and is no larger than those that do not: two rows are the most that fits.
+    batches = [_batch(0, 1), _batch(2, 3, 4, 5), _batch(6, 7, 8, 9), _batch(10, 11, 12), _batch(13, 14)]
+    made = _make(engine, *batches)
+    made.done.result(SECONDS)
+    again = _make(engine, _batch(20, 21, 22, 23))
+    again.done.result(SECONDS)
+    assert made.rows + again.rows == [*range(15), 20, 21, 22, 23]
+    # Once beside the batch before it, and once alone.
+    assert starved == 2
+    assert [line for line in device.diary if line.startswith("queue")][-4:] == [
+        *("queue 12", "queue 13+14"),
+        *("queue 20+21", "queue 22+23"),
+    ]
+
+
+def test_a_batch_that_starved_only_in_company_makes_later_ones_small(device: Device) -> None:
+    failures = iter([MemoryError("two at a time")])
+
+    def crowded(rows: list[int]) -> None:
+        if rows == [1, 2, 3] and (error := next(failures, None)):
+            raise error
+
+    device.fault = crowded
+    made = _make(_engine(device), _batch(0), _batch(1, 2, 3), _batch(4, 5, 6))
+    made.done.result(SECONDS)
+    assert device.diary[-1] == "take 4+5+6"
+
+
+def test_one_long_row_that_starved_makes_later_batches_small(device: Device) -> None:
+    def one(rows: list[int]) -> None:
+        if rows == [0]:
+            raise MemoryError
+
+    device.fault = one
+    made = _make(_engine(device), _batch(0), _batch(1, 2, 3))
+    made.done.result(SECONDS)
+    assert made.troubles == [(0, "out_of_memory")]
+    assert "queue 1+2+3" in device.diary
+
+
 def test_a_guilty_row_is_found_without_trying_its_batch_twice(device: Device) -> None:
     def guilty(rows: list[int]) -> None:
         if 2 in rows:

@@ -6,10 +6,13 @@ import random
 
 import pytest
 
-from jobs.schedule import MAX_TRIES, Schedule
+from jobs.isolation import Death
+from jobs.schedule import MAX_HALVINGS, MAX_MOVES, MAX_TRIES, Schedule
+
+DEATH = Death(reason="died")
 
 
-def test_a_lost_task_comes_back_after_the_fresh_ones() -> None:
+def test_a_failed_task_comes_back_after_the_fresh_ones() -> None:
     schedule = Schedule(range(3))
     assert [schedule.next(), schedule.next()] == [0, 1]
     assert schedule.failed(0, "died") == 1
@@ -75,6 +78,93 @@ def test_a_task_that_was_lost_in_company_is_tried_alone_and_with_all_its_tries()
     schedule.done(2)
     assert schedule.next() is None
     assert schedule.finished
+
+
+def test_a_task_that_killed_its_worker_waits_until_all_others_are_done() -> None:
+    # The worker that replaces the dead one has empty hands; those of the others are full.
+    schedule = Schedule(range(100))
+    assert [schedule.next(), schedule.next([0])] == [0, 1]
+    schedule.lost(0)
+    schedule.lost(1)
+    assert schedule.next([7]) == 2
+    assert schedule.next() == 0
+    assert schedule.next([0]) is None
+    assert schedule.died(0, DEATH) == 1
+    assert schedule.next() == 1
+
+
+def test_a_task_whose_rows_cannot_be_looked_through_kills_for_ever() -> None:
+    schedule = Schedule([0])
+    for tries in range(1, MAX_TRIES + 1):
+        assert schedule.next() == 0
+        assert schedule.died(0, DEATH) == tries
+    assert schedule.given_up == {0: "died"}
+
+
+def test_a_task_is_probed_after_one_death_or_while_it_had_company() -> None:
+    schedule = Schedule(range(2), rows=lambda task: 8)
+    assert [schedule.next(), schedule.next([0])] == [0, 1]
+    schedule.lost(0)
+    schedule.lost(1)
+    assert schedule.next() == 0
+    schedule.died(0, DEATH)
+    assert schedule.case(0).probe is None
+    assert [schedule.next(), schedule.next()] == [1, 0]
+    schedule.died(0, DEATH)
+    assert schedule.case(0).probe == (0, 0)
+    assert schedule.case(1).probe is None
+
+
+def test_a_probe_is_taken_for_the_task() -> None:
+    schedule = Schedule([0], rows=lambda task: 2)
+    probes = []
+    finished = False
+    while not finished:
+        assert schedule.next() == 0
+        case = schedule.case(0)
+        probes.append(case.probe)
+        if case.probe in (None, (1, 2)) and not case.guilty:
+            schedule.died(0, DEATH)
+        else:
+            finished = schedule.done(0)
+    assert probes == [None, None, (0, 0), (0, 1), (1, 2), (1, 2), None]
+    assert schedule.next() is None
+    assert schedule.finished
+
+
+def test_an_error_during_the_search_ends_it() -> None:
+    schedule = Schedule([0], rows=lambda task: 8)
+    for _ in range(2):
+        schedule.next()
+        schedule.died(0, DEATH)
+    schedule.next()
+    schedule.done(0)
+    assert schedule.case(0).probe == (0, 4)
+    schedule.next()
+    assert schedule.failed(0, "storage is slow") == 1
+    assert schedule.next() == 0
+    assert schedule.case(0).probe == (0, 4)
+
+
+def test_a_task_that_starves_its_machine_is_given_up_at_full_size() -> None:
+    schedule = Schedule([0], rows=lambda task: 8)
+    for halvings in range(MAX_HALVINGS):
+        assert schedule.next() == 0
+        assert schedule.case(0).halvings == halvings
+        schedule.died(0, Death(reason="too little memory", starved=True))
+    assert schedule.next() == 0
+    assert (schedule.case(0).halvings, schedule.case(0).probe) == (MAX_HALVINGS, None)
+    assert schedule.done(0)
+
+
+def test_a_task_whose_machines_go_away_loses_its_tries_but_moves_for_ever() -> None:
+    schedule = Schedule([0])
+    for _ in range(MAX_MOVES):
+        assert schedule.next() == 0
+        schedule.moved(0, "lost with its machine")
+    assert schedule.next([7]) == 0  # beside others, as if it were fresh
+    schedule.moved(0, "lost with its machine")
+    assert schedule.given_up == {0: f"lost with its machine, as {MAX_MOVES} times before"}
 
 
 def test_a_report_for_a_task_that_is_not_in_hand_is_an_error() -> None:

@@ -24,6 +24,7 @@ import torch
 from jobs import encoding
 from jobs.config import config_from
 from jobs.errors import InputError, StorageError, StorageUnknown
+from jobs.isolation import Death
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest, derived_seed
 from jobs.plan import make_plan
@@ -31,7 +32,7 @@ from jobs.schedule import BrokenWorker
 from jobs.spool import Spool
 from jobs.storage import Folder
 from jobs.voices import VoiceTable
-from jobs.worker import ShardReport, Worker, fingerprints
+from jobs.worker import Order, ShardReport, Worker, fingerprints
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLES_PER_TOKEN
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_manifest
@@ -360,6 +361,64 @@ def test_a_worker_refuses_another_model_than_the_jobs(tiny_model: S3GenModel, ta
     ledger.folder.put("job.json", json.dumps(job).encode())
     with pytest.raises(InputError, match="model"):
         Worker.open(output=ledger.folder.url, options={}, max_frames=8192, threads=torch.get_num_threads())
+
+
+def test_a_probe_makes_rows_that_it_was_not_asked_for_or_publishes_something(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    seen: list[list[int]] = []
+    columns = good_rows(8)
+    columns["tokens"] = [[row] for row in range(8)]
+    columns["tokens"][3] = []
+    ledger = _ledger(tiny_model, table, tmp_path, columns)
+    model = FaultyModel(tiny_model, lambda tokens, waves: seen.extend(tokens))
+    worker = Worker(ledger, model, VoiceTable.open(str(table)), max_frames=8192)  # type: ignore[arg-type]
+    guilty = {4: Death(reason="died")}
+    assert worker.run(Order(0, probe=(2, 6), guilty=guilty)).rows_done == 2
+    assert sorted(seen) == [[2], [5]]
+    assert worker.run(Order(0, probe=(0, 0))).rows_done == 0
+    assert _files(ledger) == []
+
+
+def test_a_row_that_killed_its_workers_is_forgotten_or_its_neighbours_change(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    guilty = {2: Death(reason="its worker (process 7) died"), 4: Death(reason="did nothing for 9 s", hung=True)}
+    clips = []
+    for order in (Order(0), Order(0, guilty=guilty)):
+        ledger = _ledger(tiny_model, table, tmp_path, good_rows(6), audio="wav", engine=FEW_STEPS)
+        worker = Worker(ledger, tiny_model, VoiceTable.open(str(table)), max_frames=8192)
+        report = worker.run(order)
+        assert (report.rows_done, report.rows_failed) == (6 - len(order.guilty), len(order.guilty))
+        found = {row["id"]: soundfile.read(io.BytesIO(row["audio"]["bytes"]))[0] for row in _audio(ledger)}
+        clips.append(found)
+    failures = [(row["id"], row["error"]) for row in _failures(ledger)]
+    assert failures == [("row-0002", "worker_crashed"), ("row-0004", "worker_hung")]
+    assert "did nothing for 9 s" in _failures(ledger)[1]["message"]
+    assert set(clips[0]) - set(clips[1]) == {"row-0002", "row-0004"}
+    for row_id, clip in clips[1].items():
+        np.testing.assert_allclose(clip, clips[0][row_id], atol=2e-3)
+
+
+def test_an_order_with_a_smaller_budget_is_made_in_batches_as_large_as_ever(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    model = FaultyModel(tiny_model, lambda tokens, waves: None)
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(8))
+    worker = Worker(ledger, model, VoiceTable.open(str(table)), max_frames=8192)  # type: ignore[arg-type]
+    assert worker.run(Order(0, max_frames=1)).rows_done == 8
+    assert model.batches == [1] * 8
+
+
+def test_a_worker_that_gets_on_looks_as_if_it_hung(tiny_model: S3GenModel, table: Path, tmp_path: Path) -> None:
+    beats: list[int] = []
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(4))
+    model = FaultyModel(tiny_model, lambda tokens, waves: beats.append(worker.pulse.count))
+    worker = Worker(ledger, model, VoiceTable.open(str(table)), max_frames=1)  # type: ignore[arg-type]
+    worker.run(0)
+    assert beats == sorted(set(beats))  # on between each two batches
+    published = worker.pulse.count - beats[-1]
+    assert published >= 3  # the last batch, and the two files
 
 
 @pytest.mark.parametrize("audio", ["flac", "wav"])
