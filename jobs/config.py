@@ -14,17 +14,27 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 
 from jobs.errors import InputError
 from jobs.urls import absolute_url, is_url
 
-MAX_CONFIG_BYTES = 1 << 20
+MAX_CONFIG_BYTES = 1 << 16  # ten times the longest of configs/
+MAX_VALUES = 1_000  # keys and values; a configuration needs a hundred, and reading YAML takes 50 us each
 MAX_DEPTH = 32  # of nested YAML; a configuration needs three
+MAX_SHOWN = 200  # characters of a value in an error
 SECRET_KEYS = ("storage_options",)
 
-Count = Annotated[int, Field(ge=1)]
+
+def _without_nul(value: str) -> str:
+    if "\0" in value:
+        raise ValueError(f"{_shown(value)} is refused: no path or name holds a NUL")
+    return value
+
+
+Text = Annotated[str, Field(max_length=4_096), AfterValidator(_without_nul)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
 
@@ -46,9 +56,8 @@ class EngineConfig(_Section):
     # s3gen.precision.DTYPES, said again: reading a configuration does not wait for torch.
     dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"  # of the flow
     n_cfm_timesteps: Count | None = None  # steps of the flow's solver; None: the model's own
-    prompt_seconds: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = (
-        None  # use the first seconds of a voice; None: all of it
-    )
+    # Use the first seconds of a voice; None: all of it.
+    prompt_seconds: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] | None = None
     compile: bool = False  # torch.compile, and CUDA graphs on a GPU
 
 
@@ -64,18 +73,19 @@ class ChecksConfig(_Section):
 class JobConfig(_Section):
     """One job, as its user wrote it, checked."""
 
-    model: str  # random:tiny, a folder, a file, a URL, or a hub id such as ResembleAI/chatterbox
-    model_file: str | None = None  # which file of a folder that holds several checkpoints
-    manifest: str  # path, glob or URL of Parquet
-    voices: str  # the voice table
-    output: str
+    model: Text  # random:tiny, a folder, a file, a URL, or a hub id such as ResembleAI/chatterbox
+    model_file: Text | None = None  # which file of a folder that holds several checkpoints
+    manifest: Text  # path, glob or URL of Parquet
+    voices: Text  # the voice table
+    output: Text
     format: Literal["parquet", "webdataset"] = "parquet"
     audio: Literal["flac", "wav"] = "flac"
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 0
     workers: Count | Literal["auto"] = 1
-    gpus_per_worker: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1.0  # on a GPU; 0.5 puts two workers on one
-    ray_address: str | None = None  # None: a Ray of this process's own
+    # On a GPU; 0.5 puts two workers on one.
+    gpus_per_worker: Annotated[float, Field(gt=0, le=1_024, allow_inf_nan=False)] = 1.0
+    ray_address: Text | None = None  # None: a Ray of this process's own
     stall_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1_800.0  # without progress: a worker is ended
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     start_fade: bool = True
@@ -168,18 +178,27 @@ def load_storage_options(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader without what a configuration has no use for: aliases (bombs), doubled keys (silent losses)."""
+    """SafeLoader without what a configuration has no use for.
+
+    Aliases and merges (bombs), tags (values of other kinds than they look), doubled keys (silent losses), keys that are
+    no text.
+    """
 
     depth = 0
+    values = 0
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            raise yaml.composer.ComposerError(
-                None, None, "aliases (*name) are not allowed", self.peek_event().start_mark
-            )
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
+        if event.tag is not None:
+            raise yaml.composer.ComposerError(None, None, "tags (!name) are not allowed", event.start_mark)
+        self.values += 1
+        if self.values > MAX_VALUES:
+            raise yaml.composer.ComposerError(None, None, f"more than {MAX_VALUES} values", event.start_mark)
         self.depth += 1
         if self.depth > MAX_DEPTH:
-            raise yaml.composer.ComposerError(None, None, "nested too deeply", self.peek_event().start_mark)
+            raise yaml.composer.ComposerError(None, None, "nested too deeply", event.start_mark)
         node = super().compose_node(parent, index)
         self.depth -= 1
         return node
@@ -187,12 +206,13 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[str] = set()
         for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a name", key.start_mark)
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key.value!r} is there twice", key.start_mark
-                )
+            problem = None
+            if key.tag != "tag:yaml.org,2002:str":
+                problem = "a key must be a name (in quotes, if it looks like something else)"
+            elif key.value in seen:
+                problem = f"the key {_shown(key.value)} is there twice"
+            if problem is not None:
+                raise yaml.constructor.ConstructorError(None, None, problem, key.start_mark)
             seen.add(key.value)
         return super().construct_mapping(node, deep)
 
@@ -204,14 +224,15 @@ def _parse_yaml(text: str, where: str, *, secret: bool = False) -> Any:
     except yaml.MarkedYAMLError as error:
         # The mark's snippet, and for values the problem too, would show the text itself.
         line = f" line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{where}{line}: not valid YAML" + ("" if secret else f": {error.problem}")) from None
-    except (yaml.YAMLError, ValueError, RecursionError, OverflowError) as error:
-        reason = "" if secret else f": {error}"
+        reason = "" if secret else f": {str(error.problem)[:MAX_SHOWN]}"
+        raise InputError(f"{where}{line}: not valid YAML{reason}") from None
+    except (yaml.YAMLError, ValueError, OverflowError) as error:
+        reason = "" if secret else f": {str(error).partition(chr(10))[0][:MAX_SHOWN]}"
         raise InputError(f"{where}: not valid YAML{reason}") from None
 
 
 def _read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
-    where = f"{what} {os.fspath(path)}"
+    where = f"{what} {_legible(os.fspath(path))}"
     try:
         with Path(path).open("rb") as file:
             data = file.read(MAX_CONFIG_BYTES + 1)
@@ -222,16 +243,18 @@ def _read_mapping(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
         raise InputError(f"{where}: cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise InputError(f"{where}: not a text file in UTF-8") from None
+    except ValueError:
+        raise InputError(f"{where}: cannot be read: no path holds a NUL") from None
     if len(data) > MAX_CONFIG_BYTES:
         raise InputError(f"{where}: larger than {MAX_CONFIG_BYTES} bytes, this is no {what} file")
     values = _parse_yaml(text, where, secret=what != "configuration")
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
+    if not isinstance(values, dict):
         raise InputError(f"{where}: must hold keys and values (key: value), this holds {_kind(values)}")
     return values
 
 
 def _kind(value: Any) -> str:
-    names = {"NoneType": "nothing", "list": "a list", "str": "a text", "dict": "keys that are no names"}
+    names = {"NoneType": "nothing", "list": "a list", "str": "a text"}
     return names.get(type(value).__name__, f"a {type(value).__name__}")
 
 
@@ -241,12 +264,16 @@ def _kind(value: Any) -> str:
 def _with_overrides(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     merged = _copied(values)
     for text in overrides:
+        if len(text) > MAX_CONFIG_BYTES:
+            raise InputError(f"--set {_legible(text)}: longer than {MAX_CONFIG_BYTES} characters")
         key, equals, value = text.partition("=")
         key = key.strip()
         if not equals or not all(key.split(".")):
-            raise InputError(f"--set {key or text!r}: give key=value, for example --set workers=4")
+            raise InputError(f"--set {_shown(key or text)}: give key=value, for example --set workers=4")
+        if key.count(".") >= MAX_DEPTH:
+            raise InputError(f"--set {_legible(key)}: nested too deeply")
         secret = key.split(".")[0] in SECRET_KEYS
-        _assign(merged, key, _parse_yaml(value, f"--set {key}", secret=secret))
+        _assign(merged, key, _parse_yaml(value, f"--set {_legible(key)}", secret=secret))
     return merged
 
 
@@ -259,7 +286,8 @@ def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     for depth, parent in enumerate(parents, 1):
         values = values.setdefault(parent, {})
         if not isinstance(values, dict):
-            raise InputError(f"--set {key}: {'.'.join(parents[:depth])} is a single value and has no keys below it")
+            above = _legible(".".join(parents[:depth]))
+            raise InputError(f"--set {_legible(key)}: {above} is a single value and has no keys below it")
     values[last] = value
 
 
@@ -284,7 +312,7 @@ def _refuse_unbuilt(values: Mapping[str, Any]) -> None:
 def _refuse_unknown_keys(values: Mapping[str, Any], section: type[BaseModel], prefix: str) -> None:
     for key, value in values.items():
         if key not in section.model_fields:
-            raise InputError(f"{prefix}{key}: unknown key{_suggestion(key, section, prefix)}")
+            raise InputError(f"{prefix}{_legible(key)}: unknown key{_suggestion(key, section, prefix)}")
         inner = section.model_fields[key].annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
             _refuse_unknown_keys(value, inner, f"{prefix}{key}.")
@@ -363,6 +391,8 @@ _PLAIN = {
     "model_type": "give keys and values below it",
     "model_attributes_type": "give keys and values below it",
     "finite_number": "give a finite number",
+    "string_too_long": "give a text of at most 4096 characters",
+    "string_unicode": "give a text of whole Unicode characters",
 }
 
 
@@ -382,5 +412,13 @@ def _reason(item: ErrorDetails) -> str:
 
 
 def _shown(value: Any) -> str:
-    text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
-    return text if len(text) <= 200 else text[:200] + "..."
+    try:
+        text = "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
+    except ValueError:  # Python writes no whole number of more than 4,300 digits
+        text = "a number of thousands of digits"
+    return text if len(text) <= MAX_SHOWN else text[:MAX_SHOWN] + "..."
+
+
+def _legible(name: str) -> str:
+    """A key or path as it is, or, where it is long or holds what no terminal should get, as ``_shown`` writes it."""
+    return name if name.isprintable() and len(name) <= 2 * MAX_SHOWN else _shown(name)

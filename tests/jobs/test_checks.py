@@ -79,7 +79,8 @@ def test_a_clip_that_begins_and_ends_quietly_is_called_suspect(clip: Path) -> No
 def test_a_row_of_a_few_tokens_is_called_suspect(tokens: int) -> None:
     """The start fade takes half of one token's frames, and no whole number of periods has a mean of exactly 0."""
     for seed in range(20):
-        wave = utterance(seed)[10_000:][: tokens * SAMPLES_PER_TOKEN] * 0.5
+        voice, length = utterance(seed), tokens * SAMPLES_PER_TOKEN
+        wave = voice[loud(voice) - length // 2 :][:length] * 0.5
         wave[:FRAME] = 0
         wave[FRAME : 2 * FRAME] *= (1 - np.cos(np.linspace(0, math.pi, FRAME))) / 2
         wave[-FRAME // 2 :] *= np.linspace(1, 0, FRAME // 2)
