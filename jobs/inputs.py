@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import glob
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO, Any
 
-from jobs.credentials import secret_texts
-from jobs.errors import InputError, JobError
-from jobs.faults import translated
-from jobs.filesystems import filesystem, open_file
+from jobs.errors import InputError
+from jobs.filesystems import FileSystem, reading_errors
+from jobs.patience import PATIENT, Patience
 from jobs.urls import Options, absolute_url, is_url
 
 
@@ -26,30 +22,42 @@ class InputStat:
     etag: str  # the store's ETag or checksum; of a local file its modification time in ns
 
 
-def open_input(url: str, options: Options | None = None) -> IO[bytes]:
-    """One file anywhere, for random-access reading. FileNotFoundError when absent."""
+def open_input(url: str, options: Options | None = None, *, patience: Patience = PATIENT) -> IO[bytes]:
+    """One file anywhere, for random-access reading.
+
+    Raises:
+        FileNotFoundError: there is none.
+        StorageError: it cannot be opened; later, when it is read, that it cannot be read.
+    """
     url = absolute_url(url)
-    with _input_errors("read", url, options):
+    with reading_errors("read", url, options):
         if not is_url(url):
             return open(url, "rb")
-        return open_file(*filesystem(url, options))
+        files = FileSystem(url, options, patience)
+        return files.open(files.path, url)
 
 
-def stat_input(url: str, options: Options | None = None) -> InputStat:
+def stat_input(url: str, options: Options | None = None, *, patience: Patience = PATIENT) -> InputStat:
     """Size and version of one file. FileNotFoundError when absent."""
     url = absolute_url(url)
-    with _input_errors("look at", url, options):
+    with reading_errors("look at", url, options):
         if not is_url(url):
             found = os.stat(url)
             return InputStat(url=url, size=found.st_size, etag=str(found.st_mtime_ns))
-        fs, path = filesystem(url, options)
-        fs.invalidate_cache()
-        info = fs.info(path)
-        tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or fs.checksum(path)
+        files = FileSystem(url, options, patience)
+        files.fs.invalidate_cache()
+        info = files.ask("look at", url, "info", files.path)
+        tag = info.get("ETag") or info.get("etag") or info.get("md5Hash") or files.fs.checksum(files.path)
         return InputStat(url=url, size=int(info["size"] or 0), etag=str(tag).strip('"'))
 
 
-def expand(pattern: str, options: Options | None = None, *, suffixes: tuple[str, ...] | None = None) -> list[str]:
+def expand(
+    pattern: str,
+    options: Options | None = None,
+    *,
+    suffixes: tuple[str, ...] | None = None,
+    patience: Patience = PATIENT,
+) -> list[str]:
     """The files that a path, glob, folder or URL stands for: absolute, sorted.
 
     Args:
@@ -60,8 +68,8 @@ def expand(pattern: str, options: Options | None = None, *, suffixes: tuple[str,
         InputError: there is no such file, the folder has none, or nothing matches.
     """
     url = absolute_url(pattern)
-    with _input_errors("look at", url, options):
-        found = _expand_remote(url, options) if is_url(url) else _expand_local(url)
+    with reading_errors("look at", url, options):
+        found = _expand_remote(url, FileSystem(url, options, patience)) if is_url(url) else _expand_local(url)
         if found.folder:
             found = _Found([f for f in found.files if _wanted(f, suffixes)], folder=True)
     if not found.files:
@@ -86,17 +94,24 @@ def _expand_local(path: str) -> _Found:
     return _Found([match for match in matches if os.path.isfile(match)], folder=False)
 
 
-def _expand_remote(url: str, options: Options | None) -> _Found:
-    fs, path = filesystem(url, options)
-    fs.invalidate_cache()
-    if fs.isfile(path):
+def _expand_remote(url: str, files: FileSystem) -> _Found:
+    files.fs.invalidate_cache()
+    if _is_file(url, files):
         return _Found([url], folder=False)
-    if glob.has_magic(path):
+    if glob.has_magic(files.path):
         # As for local globs, a star matches no hidden file.
-        shown = (match for match in fs.glob(path) if not match.rpartition("/")[2].startswith("."))
-        return _Found([_url_of(fs, match) for match in shown if fs.isfile(match)], folder=False)
-    files = [_url_of(fs, name) for name in fs.find(path) if not name.endswith("/")]
-    return _Found(files, folder=bool(files))  # in an object store a folder is what its objects make of it
+        matches = files.ask("list", url, "glob", files.path, detail=True)
+        shown = (path for path in matches if not path.rpartition("/")[2].startswith("."))
+        return _Found([_url_of(files.fs, path) for path in shown if matches[path]["type"] == "file"], folder=False)
+    found = [_url_of(files.fs, path) for path in files.ask("list", url, "find", files.path) if not path.endswith("/")]
+    return _Found(found, folder=bool(found))  # in an object store a folder is what its objects make of it
+
+
+def _is_file(url: str, files: FileSystem) -> bool:
+    try:  # fsspec's own ``isfile`` says no when it could not ask
+        return bool(files.ask("look at", url, "info", files.path)["type"] == "file")
+    except FileNotFoundError:
+        return False
 
 
 def _url_of(fs: Any, path: str) -> str:
@@ -107,15 +122,3 @@ def _url_of(fs: Any, path: str) -> str:
 def _wanted(url: str, suffixes: tuple[str, ...] | None) -> bool:
     base = url.rpartition("/")[2]
     return not base.startswith((".", "_")) and (suffixes is None or base.lower().endswith(suffixes))
-
-
-@contextlib.contextmanager
-def _input_errors(verb: str, url: str, options: Options | None) -> Iterator[None]:
-    try:
-        yield
-    except FileNotFoundError:
-        raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
-    except JobError:
-        raise
-    except Exception as error:
-        raise translated(f"cannot {verb} {url}", error, secret_texts(options), uncertain=False) from error

@@ -32,6 +32,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from jobs.errors import JobError, LeaseHeld, StorageError
+from jobs.patience import Patience
 from jobs.storage import Folder
 
 LEASE_FOLDER = "ledger/lease/"
@@ -95,7 +96,9 @@ class Lease:
     """The lease that this process holds. ``take_lease`` makes it."""
 
     def __init__(self, folder: Folder, name: str, state: LeaseState, timing: Timing) -> None:
-        self._folder, self._name, self._state, self._timing = folder, name, state, timing
+        # A heartbeat that goes on asking for minutes is none.
+        self._folder = folder.with_patience(Patience(total=timing.beat))
+        self._name, self._state, self._timing = name, state, timing
         self._renewed = timing.clock()
         self._lost: str | None = None
         self._stop = threading.Event()

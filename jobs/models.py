@@ -7,8 +7,12 @@ from typing import Literal
 import torch
 
 from jobs.config import JobConfig
+from jobs.credentials import scrubbed, secret_texts
 from jobs.errors import InputError
-from jobs.urls import Options
+from jobs.faults import passes, translated
+from jobs.filesystems import fsspec_options
+from jobs.patience import PATIENT
+from jobs.urls import Options, is_url, store_of
 from s3gen import S3GenModel
 
 
@@ -16,12 +20,24 @@ def open_model(where: str, file: str | None, device: str, options: Options | Non
     """`S3GenModel.from_pretrained`.
 
     Raises:
-        InputError: there is no such model, or it cannot be read.
+        InputError: there is no such model, or it is not one.
+        StorageError: it cannot be read from where it is.
     """
+    hidden, given = secret_texts(options), fsspec_options(where, options)
+
+    def load() -> S3GenModel:
+        return S3GenModel.from_pretrained(where, file=file, device=device, storage_options=given)
+
     try:
-        return S3GenModel.from_pretrained(where, file=file, device=device, storage_options=dict(options or {}))
+        if not is_url(where):
+            return load()
+        return PATIENT.repeat(load, store=store_of(where), what=f"read the model {where}", hidden=hidden)
     except (ValueError, FileNotFoundError) as error:
-        raise InputError(f"model: {error}") from error
+        raise InputError(f"model: {scrubbed(str(error), hidden)}") from error
+    except Exception as error:
+        if not isinstance(error, OSError) and not passes(error):
+            raise
+        raise translated(f"cannot read the model {where}", error, hidden, uncertain=False) from error
 
 
 def open_prepared(config: JobConfig, options: Options | None, threads: int) -> S3GenModel:

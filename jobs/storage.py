@@ -22,6 +22,9 @@ from typing import IO, NoReturn
 from jobs.credentials import secret_texts
 from jobs.errors import JobError, StorageError, StorageUnknown
 from jobs.faults import translated, unsupported
+from jobs.filesystems import S3, FileSystem
+from jobs.patience import PATIENT, Patience
+from jobs.s3 import S3Store
 from jobs.stores import LocalStore, RemoteStore, Store
 from jobs.urls import Options, absolute_url, is_url
 
@@ -32,12 +35,30 @@ class Folder:
     Not for pickling: it may hold credentials and open connections. Send the URL, and make another one there.
     """
 
-    def __init__(self, url: str, options: Options | None = None) -> None:
+    def __init__(self, url: str, options: Options | None = None, *, patience: Patience = PATIENT) -> None:
         self.url = absolute_url(url).rstrip("/") or "/"
         self._secrets = secret_texts(options)
         self._can_create: bool | None = None
         with self._errors("open", "", writing=False):
-            self._store: Store = RemoteStore(self.url, options) if is_url(self.url) else LocalStore(self.url)
+            self._store = _store_of(self.url, options, patience)
+
+    @classmethod
+    def of(cls, store: Store, url: str) -> Folder:
+        """A folder over a raw store of one's own.
+
+        Args:
+            url: its name in messages and records. With a protocol (``made-up://x``) a write that fails may have landed.
+        """
+        folder = cls.__new__(cls)
+        folder.url, folder._store, folder._secrets, folder._can_create = url.rstrip("/"), store, [], None
+        return folder
+
+    def with_patience(self, patience: Patience) -> Folder:
+        """The same folder over the same connections; requests to a remote store are repeated so long and no longer."""
+        store = self._store.with_patience(patience) if isinstance(self._store, RemoteStore) else self._store
+        other = Folder.of(store, self.url)
+        other._secrets, other._can_create = self._secrets, self._can_create
+        return other
 
     def __repr__(self) -> str:
         return f"Folder({self.url!r})"
@@ -120,14 +141,13 @@ class Folder:
 
     def list(self, prefix: str = "") -> list[str]:
         """The names that begin with ``prefix``, at any depth, sorted, as they are now."""
-        folder = prefix.rpartition("/")[0]
         with self._errors("list", prefix, writing=False):
-            return sorted(name for name in self._store.list(folder) if name.startswith(prefix))
+            return sorted(self._store.list(prefix))
 
     def delete_partial(self, prefix: str = "") -> None:
         """Deletes what killed writers left unfinished under ``prefix`` (only local folders have such files)."""
         with self._errors("list", prefix, writing=True):
-            for name in list(self._store.partial(prefix.rstrip("/"))):
+            for name in list(self._store.partial(prefix)):
                 with contextlib.suppress(FileNotFoundError):
                     self._store.delete(name)
 
@@ -143,7 +163,9 @@ class Folder:
     def _probe(self) -> bool:
         name = f".probe-{secrets.token_hex(8)}"
         try:
-            self._store.create(name, b"first")
+            # The name is nobody else's: should there be an object already, it is from a try whose answer was lost.
+            with contextlib.suppress(FileExistsError):
+                self._store.create(name, b"first")
             with contextlib.suppress(FileExistsError):
                 self._store.create(name, b"second")
                 return False
@@ -173,6 +195,13 @@ class Folder:
         # A local write fails before its rename, so its outcome is always known.
         uncertain = writing and is_url(self.url)
         raise translated(f"cannot {verb} {self.path(name)}", error, self._secrets, uncertain=uncertain) from error
+
+
+def _store_of(url: str, options: Options | None, patience: Patience) -> Store:
+    if not is_url(url):
+        return LocalStore(url)
+    files = FileSystem(url, options, patience)
+    return S3Store(url, files) if files.protocol in S3 else RemoteStore(url, files)
 
 
 def _checked(name: str) -> str:

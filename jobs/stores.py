@@ -1,12 +1,12 @@
-"""Raw operations on the objects under one root, in a local folder and behind fsspec.
+"""Raw operations on the objects under one root: in a local folder, and behind fsspec (S3 has a room of its own).
 
 They raise what the system below raises; ``storage`` says what it means. Writes are all or nothing: a reader, and a
 listing, see a complete object or none, whenever the writer dies.
 
 - Local folders write to a hidden temporary name, flush to the disk and rename; ``create`` hard-links instead, which the
   file system refuses atomically when the name is taken.
-- Object stores get one request per object (or one multipart upload, which appears when it is completed). File handles
-  opened for writing are never used: fsspec commits what was written so far when an exception passes through them.
+- Object stores get one request per object. File handles opened for writing are never used: fsspec commits what was
+  written so far when an exception passes through them.
 """
 
 from __future__ import annotations
@@ -17,22 +17,19 @@ import secrets
 import shutil
 import threading
 from collections.abc import Callable, Iterator
+from copy import copy
 from pathlib import Path
-from typing import IO, Protocol
-from urllib.parse import urlsplit
+from typing import IO, Any, Protocol, Self
 
-from jobs.faults import status_of
-from jobs.filesystems import READ_BLOCK, filesystem, open_file
-from jobs.urls import Options
+from jobs.filesystems import READ_BLOCK, S3, FileSystem
+from jobs.patience import Patience
 
+CREATES = S3 | {"memory"}  # elsewhere fsspec's ``create`` looks, then writes
 PART_SUFFIX = ".part"  # of a local file that is still being written
-CREATES = frozenset(
-    {"s3", "s3a", "memory"}
-)  # fsspec's ``create`` is one atomic request here; elsewhere it looks, then writes
 
 
 class Store(Protocol):
-    """The raw operations on one root; paths are names under it."""
+    """What a ``Folder`` needs. Names are paths under the root; absent ones raise FileNotFoundError."""
 
     creates: bool  # whether ``create`` can be atomic here at all
 
@@ -43,11 +40,13 @@ class Store(Protocol):
     def open(self, name: str) -> IO[bytes]: ...
     def size(self, name: str) -> int: ...
     def delete(self, name: str) -> None: ...
-    def list(self, folder: str) -> Iterator[str]: ...
-    def partial(self, folder: str) -> Iterator[str]: ...  # what killed writers left
+    def list(self, prefix: str) -> Iterator[str]: ...  # at any depth, in any order
+    def partial(self, prefix: str) -> Iterator[str]: ...  # what killed writers left
 
 
 class LocalStore:
+    """Files under a local folder."""
+
     creates = True
 
     def __init__(self, root: str) -> None:
@@ -78,16 +77,18 @@ class LocalStore:
     def delete(self, name: str) -> None:
         (self._root / name).unlink()
 
-    def list(self, folder: str) -> Iterator[str]:
-        return (name for name in self._walk(folder) if not _is_partial(name))
+    def list(self, prefix: str) -> Iterator[str]:
+        return (name for name in self._walk(prefix) if not _is_partial(name))
 
-    def partial(self, folder: str) -> Iterator[str]:
-        return (name for name in self._walk(folder) if _is_partial(name))
+    def partial(self, prefix: str) -> Iterator[str]:
+        return (name for name in self._walk(prefix) if _is_partial(name))
 
-    def _walk(self, folder: str) -> Iterator[str]:
-        for parent, _, names in os.walk(self._root / folder):
-            for name in names:
-                yield (Path(parent) / name).relative_to(self._root).as_posix()
+    def _walk(self, prefix: str) -> Iterator[str]:
+        for parent, _, names in os.walk(self._root / prefix.rpartition("/")[0]):
+            for base in names:
+                name = (Path(parent) / base).relative_to(self._root).as_posix()
+                if name.startswith(prefix):
+                    yield name
 
     def _publish(self, name: str, fill: Callable[[IO[bytes]], object], place: Callable[[Path, Path], None]) -> None:
         target = self._root / name
@@ -120,59 +121,62 @@ def _sync_folder(path: Path) -> None:
 
 
 class RemoteStore:
+    """Objects behind any of fsspec's file systems."""
+
     # The in-memory file system looks, then writes: its threads need this to be one step.
     _memory_lock = threading.Lock()
 
-    def __init__(self, url: str, options: Options | None) -> None:
-        self._fs, self._root = filesystem(url, options)
-        self._protocol = urlsplit(url).scheme
-        self.creates = self._protocol in CREATES
+    def __init__(self, url: str, filesystem: FileSystem) -> None:
+        self.url, self._filesystem = url, filesystem
+        self.creates = filesystem.protocol in CREATES
+
+    def with_patience(self, patience: Patience) -> Self:
+        """The same store over the same connections, asked with another patience."""
+        other = copy(self)
+        other._filesystem = self._filesystem.with_patience(patience)
+        return other
 
     def read(self, name: str) -> bytes:
-        return bytes(self._fs.cat_file(self._path(name)))
+        return bytes(self._ask("read", name, "cat_file"))
 
     def put(self, name: str, data: bytes) -> None:
-        self._fs.pipe_file(self._path(name), data)
+        self._ask("write", name, "pipe_file", data, writing=True)
 
     def create(self, name: str, data: bytes) -> None:
-        lock = self._memory_lock if self._protocol == "memory" else contextlib.nullcontext()
-        with lock:
-            try:
-                self._fs.pipe_file(self._path(name), data, mode="create")
-            except OSError as error:
-                # s3fs knows AWS's wording of "there is one"; other stores say it by the status alone.
-                if status_of(error) == 412:
-                    raise FileExistsError(name) from error
-                raise
+        with self._memory_lock:
+            self._ask("write", name, "pipe_file", data, mode="create", writing=True)
 
     def upload(self, name: str, local_path: str) -> None:
-        if self._protocol in CREATES:
-            self._fs.put_file(local_path, self._path(name))
-        else:
-            self.put(name, Path(local_path).read_bytes())
+        self.put(name, Path(local_path).read_bytes())
 
     def open(self, name: str) -> IO[bytes]:
-        return open_file(self._fs, self._path(name))
+        return self._filesystem.open(self._path(name), self._url(name))
 
     def size(self, name: str) -> int:
-        info = self._fs.info(self._path(name))
+        info = self._ask("look at", name, "info")
         if info["type"] != "file":
             raise FileNotFoundError(name)
         return int(info["size"])
 
     def delete(self, name: str) -> None:
-        self._fs.rm_file(self._path(name))
+        self._ask("delete", name, "rm_file")
 
-    def list(self, folder: str) -> Iterator[str]:
-        self._fs.invalidate_cache()
-        start = self._path(folder) if folder else self._root
-        for path in self._fs.find(start):
-            name = path.removeprefix(self._root).lstrip("/")
-            if name and not name.endswith("/"):
+    def list(self, prefix: str) -> Iterator[str]:
+        self._filesystem.fs.invalidate_cache()
+        for path in self._ask("list", prefix.rpartition("/")[0], "find"):
+            name = path.removeprefix(self._filesystem.path).lstrip("/")
+            if name.startswith(prefix) and name and not name.endswith("/"):
                 yield name
 
-    def partial(self, folder: str) -> Iterator[str]:
+    def partial(self, prefix: str) -> Iterator[str]:
         return iter(())
 
+    def _ask(self, verb: str, name: str, method: str, *args: Any, writing: bool = False, **kw: Any) -> Any:
+        path = self._path(name)
+        return self._filesystem.ask(verb, self._url(name), method, path, *args, writing=writing, **kw)
+
     def _path(self, name: str) -> str:
-        return f"{self._root}/{name}"
+        return f"{self._filesystem.path}/{name}" if name else self._filesystem.path
+
+    def _url(self, name: str) -> str:
+        return f"{self.url}/{name}"

@@ -23,6 +23,12 @@ def is_url(text: str) -> bool:
     return bool(separator) and re.fullmatch(r"[A-Za-z][A-Za-z0-9+.:-]*", scheme) is not None
 
 
+def store_of(url: str) -> str:
+    """What serves ``url``: its protocol with the bucket or host."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 def absolute_url(path_or_url: str) -> str:
     """A local path made absolute (without ``file://``), or the URL as it is.
 

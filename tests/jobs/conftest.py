@@ -2,50 +2,48 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.jobs.object_stores import Endpoint, RcloneServer, moto_server
+
 STORES = ("local", "memory", "s3")
 
 
 @pytest.fixture(scope="session")
-def s3_server() -> Iterator[str]:
-    """The endpoint of an S3 server on a free port of the loopback interface."""
-    import s3fs
-    from moto.moto_server.threaded_moto_server import ThreadedMotoServer
-
-    logging.getLogger("werkzeug").setLevel(logging.WARNING)
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    s3fs.S3FileSystem.clear_instance_cache()
-    yield f"http://{host}:{port}"
-    server.stop()
+def s3_endpoint() -> Iterator[Endpoint]:
+    """An S3 server on a free port of the loopback interface."""
+    with moto_server() as endpoint:
+        yield endpoint
 
 
 @pytest.fixture
-def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch) -> str:
+def s3(s3_endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> str:
     """The URL of an empty bucket; the standard variables lead to it."""
-    import s3fs
+    s3_endpoint.use(monkeypatch)
+    return s3_endpoint.make_bucket()
 
-    monkeypatch.setenv("AWS_ENDPOINT_URL", s3_server)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testkey-of-the-environment")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testsecret-of-the-environment")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    bucket = f"bucket-{secrets.token_hex(6)}"
-    s3fs.S3FileSystem(use_listings_cache=False).mkdir(bucket)  # the instance that the storage room uses: quick
-    return f"s3://{bucket}"
+
+@pytest.fixture
+def rclone(tmp_path: Path) -> Iterator[RcloneServer]:
+    """A second, independent S3 server, with an empty folder of its own."""
+    with RcloneServer(tmp_path / "rclone") as server:
+        yield server
 
 
 @pytest.fixture(params=STORES)
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+def place(request: pytest.FixtureRequest) -> str:
     """The URL of an empty folder in each kind of store."""
-    if request.param == "local":
-        return str(tmp_path / "place")
-    if request.param == "memory":
+    return place_in(request.param, request)
+
+
+def place_in(store: str, request: pytest.FixtureRequest) -> str:
+    """The URL of an empty folder in one kind of store."""
+    if store == "local":
+        return str(request.getfixturevalue("tmp_path") / "place")
+    if store == "memory":
         return f"memory://{secrets.token_hex(6)}/place"
     return f"{request.getfixturevalue('s3')}/place"

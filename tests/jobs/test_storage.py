@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,34 @@ import pytest
 from jobs import stores
 from jobs.errors import InputError, StorageError, StorageUnknown
 from jobs.inputs import expand, open_input, stat_input
+from jobs.s3 import S3Store
 from jobs.storage import Folder
 from jobs.urls import absolute_url, options_for
-from tests.jobs.object_stores import STORE_CLASSES, ignore_conditions
+from tests.jobs.conftest import STORES, place_in
+from tests.jobs.object_stores import STORE_CLASSES, RcloneServer, ignore_conditions
+
+
+@pytest.fixture(scope="module")
+def rclone_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RcloneServer]:
+    with RcloneServer(tmp_path_factory.mktemp("rclone")) as server:
+        yield server
+
+
+@pytest.fixture(params=[*STORES, "rclone"])
+def any_place(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The URL of an empty folder in each kind of store, one without put-if-absent among them."""
+    if request.param != "rclone":
+        return str(place_in(request.param, request))
+    server = request.getfixturevalue("rclone_server")
+    server.endpoint.use(monkeypatch)
+    return f"{server.make_bucket()}/place"
+
 
 # --- the same everywhere ----------------------------------------------------------------------------------------------
 
 
-def test_what_was_put_is_read_listed_sized_and_deleted(place: str, tmp_path: Path) -> None:
-    folder = Folder(place)
+def test_what_was_put_is_read_listed_sized_and_deleted(any_place: str, tmp_path: Path) -> None:
+    folder = Folder(any_place)
     folder.put("a/x.bin", b"one")
     folder.put("a/b/y.bin", b"two!")
     folder.put("top.bin", b"")
@@ -52,8 +72,8 @@ def test_what_was_put_is_read_listed_sized_and_deleted(place: str, tmp_path: Pat
     folder.delete("a/x.bin")  # once more is no error
 
 
-def test_what_is_absent_is_not_found(place: str) -> None:
-    folder = Folder(place)
+def test_what_is_absent_is_not_found(any_place: str) -> None:
+    folder = Folder(any_place)
     assert folder.list() == []
     assert folder.list("nowhere/") == []
     assert not folder.exists("nothing")
@@ -64,8 +84,8 @@ def test_what_is_absent_is_not_found(place: str) -> None:
     assert not folder.exists("a")  # a folder is no object
 
 
-def test_a_listing_is_never_an_old_one(place: str) -> None:
-    reader, writer = Folder(place), Folder(place)
+def test_a_listing_is_never_an_old_one(any_place: str) -> None:
+    reader, writer = Folder(any_place), Folder(any_place)
     assert reader.list() == []
     assert not reader.exists("ledger/1")
     writer.put("ledger/1", b"1")
@@ -142,11 +162,11 @@ def test_no_name_leaves_its_folder(place: str, name: str) -> None:
             act(name)
 
 
-def test_inputs_are_found_by_file_folder_and_glob(place: str) -> None:
-    folder = Folder(place)
+def test_inputs_are_found_by_file_folder_and_glob(any_place: str) -> None:
+    folder = Folder(any_place)
     for name in ("m/b.parquet", "m/a.parquet", "m/deep/c.PARQUET", "m/_SUCCESS", "m/.hidden.parquet", "m/notes.txt"):
         folder.put(name, b"12345")
-    root = absolute_url(place)
+    root = absolute_url(any_place)
     assert expand(f"{root}/m/a.parquet") == [f"{root}/m/a.parquet"]
     assert expand(f"{root}/m/*.parquet") == [f"{root}/m/a.parquet", f"{root}/m/b.parquet"]
     found = expand(f"{root}/m", suffixes=(".parquet",))
@@ -159,10 +179,10 @@ def test_inputs_are_found_by_file_folder_and_glob(place: str) -> None:
         expand(f"{root}/m", suffixes=(".csv",))
 
 
-def test_an_input_that_was_written_again_has_another_etag(place: str) -> None:
-    folder = Folder(place)
+def test_an_input_that_was_written_again_has_another_etag(any_place: str) -> None:
+    folder = Folder(any_place)
     folder.put("in.bin", b"first")
-    url = f"{absolute_url(place)}/in.bin"
+    url = f"{absolute_url(any_place)}/in.bin"
     before = stat_input(url)
     assert (before.url, before.size) == (url, 5)
     assert stat_input(url) == before
@@ -231,13 +251,13 @@ def _fail(*args: object) -> None:
 
 def test_a_put_whose_answer_is_lost_is_unknown_and_not_failed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = Folder(f"{s3}/place")
-    put = stores.RemoteStore.put
+    put = S3Store.put
 
     def landed_then_lost(self: Any, name: str, data: bytes) -> None:
         put(self, name, data)
         raise TimeoutError("read timed out")
 
-    monkeypatch.setattr(stores.RemoteStore, "put", landed_then_lost)
+    monkeypatch.setattr(S3Store, "put", landed_then_lost)
     with pytest.raises(StorageUnknown, match="may have been written"):
         folder.put("audio/1", b"x")
     assert folder.read("audio/1") == b"x"
@@ -247,7 +267,7 @@ def test_a_create_whose_answer_is_lost_is_asked_for_again(s3: str, monkeypatch: 
     folder, other = Folder(f"{s3}/place"), Folder(f"{s3}/place")
     assert folder.can_create()
     assert other.can_create()
-    create = stores.RemoteStore.create
+    create = S3Store.create
 
     def lost(self: Any, name: str, data: bytes) -> None:
         if "landed" in name:
@@ -255,11 +275,11 @@ def test_a_create_whose_answer_is_lost_is_asked_for_again(s3: str, monkeypatch: 
         raise ConnectionResetError("connection reset by peer")
 
     assert other.create("taken-landed", b"other")
-    monkeypatch.setattr(stores.RemoteStore, "create", lost)
+    monkeypatch.setattr(S3Store, "create", lost)
     assert folder.create("landed", b"mine")
     with pytest.raises(StorageUnknown):
         folder.create("vanished", b"mine")
-    monkeypatch.setattr(stores.RemoteStore, "create", create)
+    monkeypatch.setattr(S3Store, "create", create)
     assert not folder.create("taken-landed", b"mine")
 
 
@@ -287,7 +307,7 @@ def test_storage_options_reach_the_store_and_no_message(
     folder = Folder(f"{s3}/place", options)
     folder.put("a", b"x")
     assert folder.read("a") == b"x"
-    monkeypatch.setattr(stores.RemoteStore, "put", _leak)
+    monkeypatch.setattr(S3Store, "put", _leak)
     with pytest.raises(StorageError) as caught:
         folder.put("b", b"x")
     for text in (str(caught.value), repr(folder), caplog.text):
