@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from jobs.faults import Doubtful, code_of, status_of
 from jobs.stores import RemoteStore
@@ -33,9 +33,7 @@ Content = Callable[[int, int], bytes]  # the bytes from a position on, so many
 class S3Store(RemoteStore):
     """A prefix in a bucket."""
 
-    def read(self, name: str) -> bytes:
-        # With more than one at once s3fs would ask for the size first.
-        return bytes(self._ask("read", name, "cat_file", max_concurrency=1))
+    _read_settings: ClassVar = {"max_concurrency": 1}  # with more at once s3fs would ask for the size first
 
     def put(self, name: str, data: bytes) -> None:
         self._write(name, len(data), lambda start, size: data[start : start + size])

@@ -70,10 +70,10 @@ class Folder:
         """The URL of ``name``, for messages and records."""
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
-    def read(self, name: str) -> bytes:
-        """The whole object, as it is now. FileNotFoundError when absent."""
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        """The object as it is now, or its bytes from ``start`` to before ``stop``. FileNotFoundError when absent."""
         with self._errors("read", name, writing=False):
-            return self._store.read(_checked(name))
+            return self._store.read(_checked(name), start, stop)
 
     def put(self, name: str, data: bytes) -> None:
         """Writes the object, or replaces it, at once."""

@@ -16,10 +16,10 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from copy import copy
 from pathlib import Path
-from typing import IO, Any, Protocol, Self
+from typing import IO, Any, ClassVar, Protocol, Self
 
 from jobs.filesystems import READ_BLOCK, S3, FileSystem
 from jobs.patience import Patience
@@ -33,7 +33,7 @@ class Store(Protocol):
 
     creates: bool  # whether ``create`` can be atomic here at all
 
-    def read(self, name: str) -> bytes: ...
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes: ...
     def put(self, name: str, data: bytes) -> None: ...
     def create(self, name: str, data: bytes) -> None: ...  # FileExistsError
     def upload(self, name: str, local_path: str) -> None: ...
@@ -52,8 +52,10 @@ class LocalStore:
     def __init__(self, root: str) -> None:
         self._root = Path(root)
 
-    def read(self, name: str) -> bytes:
-        return (self._root / name).read_bytes()
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        with open(self._root / name, "rb") as file:
+            file.seek(start)
+            return file.read() if stop is None else file.read(max(0, stop - start))
 
     def put(self, name: str, data: bytes) -> None:
         self._publish(name, lambda file: file.write(data), os.replace)
@@ -84,11 +86,13 @@ class LocalStore:
         return (name for name in self._walk(prefix) if _is_partial(name))
 
     def _walk(self, prefix: str) -> Iterator[str]:
-        for parent, _, names in os.walk(self._root / prefix.rpartition("/")[0]):
-            for base in names:
-                name = (Path(parent) / base).relative_to(self._root).as_posix()
-                if name.startswith(prefix):
-                    yield name
+        folder, _, beginning = prefix.rpartition("/")
+        for parent, folders, names in os.walk(self._root / folder):
+            found = [name for name in names if name.startswith(beginning)]
+            folders[:] = [name for name in folders if name.startswith(beginning)]
+            beginning = ""  # counts at the top only
+            for name in found:
+                yield (Path(parent) / name).relative_to(self._root).as_posix()
 
     def _publish(self, name: str, fill: Callable[[IO[bytes]], object], place: Callable[[Path, Path], None]) -> None:
         target = self._root / name
@@ -125,6 +129,7 @@ class RemoteStore:
 
     # The in-memory file system looks, then writes: its threads need this to be one step.
     _memory_lock = threading.Lock()
+    _read_settings: ClassVar[Mapping[str, Any]] = {}
 
     def __init__(self, url: str, filesystem: FileSystem) -> None:
         self.url, self._filesystem = url, filesystem
@@ -136,8 +141,9 @@ class RemoteStore:
         other._filesystem = self._filesystem.with_patience(patience)
         return other
 
-    def read(self, name: str) -> bytes:
-        return bytes(self._ask("read", name, "cat_file"))
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        limits: dict[str, Any] = {} if start == 0 and stop is None else {"start": start, "end": stop}
+        return bytes(self._ask("read", name, "cat_file", **limits, **self._read_settings))
 
     def put(self, name: str, data: bytes) -> None:
         self._ask("write", name, "pipe_file", data, writing=True)

@@ -33,10 +33,12 @@ def absolute_url(path_or_url: str) -> str:
     """A local path made absolute (without ``file://``), or the URL as it is.
 
     Raises:
-        InputError: an empty text, a chain of file systems, or a URL that carries credentials.
+        InputError: an empty text, one that is no path, a chain of file systems, or a URL that carries credentials.
     """
     if not path_or_url.strip():
         raise InputError("an empty path: give a local path or a URL such as s3://bucket/folder")
+    if "\0" in path_or_url or any("\ud800" <= letter <= "\udfff" for letter in path_or_url):
+        raise InputError(f"a path cannot hold a NUL or what is not Unicode: {path_or_url!a}")
     if path_or_url.startswith("file://"):
         path_or_url = path_or_url.removeprefix("file://")
     if not is_url(path_or_url):
@@ -46,7 +48,13 @@ def absolute_url(path_or_url: str) -> str:
 
 
 def _refuse_secrets(url: str) -> None:
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        # Python's own message holds the text, and with it what may be a password.
+        raise InputError(
+            "a URL that cannot be read: its host is malformed; give one such as s3://bucket/folder"
+        ) from None
     bare = f"{parts.scheme}://...{parts.path}"
     if "::" in url:
         raise InputError(f"chained file systems are not supported: {bare}; give the URL of the file itself")

@@ -60,7 +60,10 @@ def test_what_was_put_is_read_listed_sized_and_deleted(any_place: str, tmp_path:
     assert folder.list("a/b/") == ["a/b/y.bin"]
     assert folder.read("a/b/y.bin") == b"two!"
     assert folder.read("top.bin") == b""
+    assert folder.list("a/bi") == ["a/big.bin"]
     assert folder.size("a/big.bin") == 1 << 20
+    assert folder.read("a/big.bin", 254, 258) == bytes([254, 255, 0, 1])
+    assert folder.read("a/big.bin", (1 << 20) - 2) == bytes([254, 255])
     with folder.open("a/big.bin") as file:
         file.seek(-3, 2)
         assert file.read() == bytes([253, 254, 255])
@@ -334,6 +337,8 @@ def test_a_wrong_storage_option_is_bad_input_by_its_name(s3: str) -> None:
         ("https://me:hunter22@host/m.parquet", "carries credentials"),
         ("https://b.s3.amazonaws.com/m?X-Amz-Signature=hunter22", "signed one"),
         ("simplecache::s3://bucket/m.parquet", "chained"),
+        ("s3://me:hunter22@℀/m", "malformed"),
+        ("http://[::1/hunter22", "malformed"),
         ("", "empty path"),
     ],
 )
@@ -341,6 +346,12 @@ def test_a_url_that_would_store_a_secret_is_refused(url: str, message: str) -> N
     with pytest.raises(InputError, match=message) as caught:
         absolute_url(url)
     assert "hunter22" not in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["/tmp/a\0b", "~\0", "s3://bucket/\udcff"])
+def test_what_no_file_can_be_called_is_bad_input(text: str) -> None:
+    with pytest.raises(InputError, match="cannot hold a NUL or what is not Unicode"):
+        absolute_url(text)
 
 
 def test_an_unknown_protocol_is_bad_input() -> None:
