@@ -66,7 +66,7 @@ class ChecksConfig(_Section):
 
     max_silence: Share | None = 0.9  # of the frames
     max_clipped: Share | None = 0.001  # of the samples
-    max_dc: Share | None = 0.05  # of full scale
+    max_dc: Share | None = 0.03  # of full scale
     max_click: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = 0.1  # of full scale
 
 
@@ -86,7 +86,8 @@ class JobConfig(_Section):
     # On a GPU; 0.5 puts two workers on one.
     gpus_per_worker: Annotated[float, Field(gt=0, le=1_024, allow_inf_nan=False)] = 1.0
     ray_address: Text | None = None  # None: a Ray of this process's own
-    stall_seconds: Annotated[float, Field(ge=1, allow_inf_nan=False)] = 1_800.0  # without progress: a worker is ended
+    # Without progress for so long, a worker is ended.
+    stall_seconds: Annotated[float, Field(ge=1, le=10**6, allow_inf_nan=False)] = 1_800.0
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
     start_fade: bool = True
     max_tokens: Count = 1_500
@@ -189,7 +190,7 @@ class _StrictLoader(yaml.SafeLoader):
 
     def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent):
+        if self.check_event(yaml.AliasEvent):
             raise yaml.composer.ComposerError(None, None, "aliases (*name) are not allowed", event.start_mark)
         if event.tag is not None:
             raise yaml.composer.ComposerError(None, None, "tags (!name) are not allowed", event.start_mark)
@@ -284,10 +285,11 @@ def _copied(values: Mapping[str, Any]) -> dict[str, Any]:
 def _assign(values: dict[str, Any], key: str, value: Any) -> None:
     *parents, last = key.split(".")
     for depth, parent in enumerate(parents, 1):
-        values = values.setdefault(parent, {})
-        if not isinstance(values, dict):
+        inner = values.setdefault(parent, {})
+        if not isinstance(inner, dict):
             above = _legible(".".join(parents[:depth]))
             raise InputError(f"--set {_legible(key)}: {above} is a single value and has no keys below it")
+        values = inner
     values[last] = value
 
 

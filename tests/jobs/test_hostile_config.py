@@ -18,10 +18,10 @@ from jobs.errors import InputError
 
 GOOD = "model: random:tiny\nmanifest: m\nvoices: v\noutput: o\n"
 PATHS = {"model": "random:tiny", "manifest": "m", "voices": "v", "output": "o"}
-SECONDS = 1.0
+SECONDS = 1.0  # of this thread, whatever else the machine does
 MAX_MESSAGE = 1_000  # characters of a line: a value and a key are cut at 200 to 400 each
 TEXTS = ("model", "model_file", "manifest", "voices", "output", "ray_address")
-NUMBERS = ("shard_rows", "seed", "workers", "gpus_per_worker", "max_tokens", "batch.max_frames")
+NUMBERS = ("shard_rows", "seed", "stall_seconds", "workers", "gpus_per_worker", "max_tokens", "batch.max_frames")
 NUMBERS += ("engine.n_cfm_timesteps", "engine.prompt_seconds", "checks.max_dc", "checks.max_click")
 
 SETTINGS = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -90,7 +90,7 @@ values = st.recursive(
 
 def outcome(make: Callable[[], Any]) -> Any:
     """What was made, or the error's text; any other error, or a slow one, fails the test."""
-    begun = time.perf_counter()
+    begun = time.thread_time()
     try:
         made = make()
     except InputError as error:
@@ -98,7 +98,7 @@ def outcome(make: Callable[[], Any]) -> Any:
         assert made
         assert max(map(len, made.splitlines())) <= MAX_MESSAGE
         assert all(line.isprintable() for line in made.split("\n"))
-    assert time.perf_counter() - begun < SECONDS
+    assert time.thread_time() - begun < SECONDS
     return made
 
 
