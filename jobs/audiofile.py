@@ -24,6 +24,10 @@ READABLE_SUFFIXES = frozenset(
 # What a job may store, by its configuration key `audio`.
 ENCODINGS = {"flac": "FLAC", "wav": "WAV"}
 
+# Hz. No recording of a voice is outside; a header that claims it would decide how much memory is asked for.
+MIN_RATE, MAX_RATE = 1_000, 768_000
+READ_SAMPLES = 1 << 20  # of all channels together, at a time
+
 PCM16_SCALE = 2**15  # full scale of 16-bit PCM; reading divides by the same number
 
 
@@ -42,18 +46,33 @@ def read_audio(file: IO[bytes], seconds: float | None = None) -> tuple[Samples, 
         (L,) float32, the mean of the channels, full scale +-1; and the file's rate in Hz.
 
     Raises:
-        UnreadableAudio: not audio that libsndfile reads, or torn.
+        UnreadableAudio: not audio that libsndfile reads, torn, or of a rate outside of 1 to 768 kHz.
     """
     try:
         with soundfile.SoundFile(file) as sound:
             rate = int(sound.samplerate)
-            frames = -1 if seconds is None else round(seconds * rate)
-            channels = sound.read(frames, dtype="float32", always_2d=True)  # (L, C)
+            if not MIN_RATE <= rate <= MAX_RATE:
+                raise UnreadableAudio(f"it claims a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} are read")
+            return _read_mono(sound, None if seconds is None else round(seconds * rate)), rate
+    except UnreadableAudio:
+        raise
     except (soundfile.LibsndfileError, RuntimeError, ValueError, EOFError, MemoryError) as error:
         raise UnreadableAudio(f"libsndfile cannot read it: {_reason(error)}") from error
-    if channels.shape[1] == 1:
-        return channels[:, 0], rate
-    return channels.mean(axis=1, dtype=np.float64).astype(np.float32), rate
+
+
+def _read_mono(sound: soundfile.SoundFile, most: int | None) -> Samples:
+    """The first frames of a file, block by block: memory follows from what is there, not from what a header claims."""
+    block = max(1, READ_SAMPLES // sound.channels)
+    parts: list[Samples] = [np.zeros(0, np.float32)]
+    left = most
+    while left is None or left > 0:
+        frames = sound.read(block if left is None else min(block, left), dtype="float32", always_2d=True)  # (L, C)
+        if not len(frames):
+            break
+        left = None if left is None else left - len(frames)
+        mono = frames[:, 0] if sound.channels == 1 else frames.mean(axis=1, dtype=np.float64).astype(np.float32)
+        parts.append(mono)
+    return np.concatenate(parts)
 
 
 def encode(samples: Samples, audio: str) -> bytes:

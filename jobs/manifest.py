@@ -25,9 +25,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.errors import InputError, StorageError
+from jobs.errors import InputError, JobError, StorageError
 from jobs.filesystems import READ_BLOCK
+from jobs.footer import Footer, Group, footer_bytes
 from jobs.inputs import expand, open_input, stat_input
+from jobs.pages import MOST_VALUES, VALUES_PER_BYTE, fixed_bytes, rows_at_once
 from jobs.urls import Options
 from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
 
@@ -36,9 +38,9 @@ REQUIRED = ("id", "tokens", "voice_id")
 FORBIDDEN = ("audio", "samples", "duration", "shard", "row", "sha256")  # names that the output uses
 FAILURE_COLUMNS = {"error": pa.string(), "message": pa.string(), "manifest": pa.string(), "row": pa.int64()}
 
-BATCH_ROWS = 8_192  # decoded at a time
+MOST_READ = 2 << 30  # bytes of one shard's rows
+ROWS_PER_BYTE = 1_024  # more no file holds, however its rows repeat each other
 STREAMED_BYTES = 64 << 20  # a row group above this is decoded piece by piece, not fetched as a whole
-MAX_FOOTER_BYTES = 1 << 28
 SCAN_THREADS = 16
 EXACT_FLOAT = 2**53  # whole numbers up to here are exact in float64
 
@@ -107,11 +109,17 @@ class Manifest:
     files: tuple[ManifestFile, ...]
     columns: pa.Schema
     groups: tuple[RowGroups, ...] = field(default=(), compare=False, repr=False)
+    # How many rows of a row group may be decoded at a time; of those that were looked at.
+    _at_once: dict[tuple[int, int], int] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
     def rows(self) -> int:
         """Rows of all files."""
         return sum(file.rows for file in self.files)
+
+    @cached_property
+    def _fixed(self) -> int:
+        return sum(fixed_bytes(field.type) for field in self.columns)
 
     @cached_property
     def digest(self) -> str:
@@ -149,9 +157,20 @@ class Manifest:
         """The rows of ``spans``, in their order; only the row groups that hold them are read.
 
         Raises:
-            InputError: a file has changed since it was scanned, is gone, or is damaged.
+            InputError: a file has changed since it was scanned, is gone, or is damaged; or the rows take more memory
+                than any rows of speech. The message names file, rows and row group.
         """
-        batches = [batch for span in spans for batch in self._read_span(span, options)]
+        batches: list[pa.RecordBatch] = []
+        held = 0
+        for span in spans:
+            for batch in self._read_span(span, options):
+                batches.append(batch)
+                held += batch.get_total_buffer_size()
+                if held > MOST_READ:
+                    raise InputError(
+                        f"{self.files[span.file].url}: rows {span.start} to {span.stop} take more than "
+                        f"{MOST_READ >> 30} GiB of memory; give a smaller shard_rows, or drop large columns"
+                    )
         return pa.Table.from_batches(batches, schema=self.columns)
 
     def origins(self, spans: Sequence[Span]) -> tuple[list[str], Ints]:
@@ -162,42 +181,61 @@ class Manifest:
 
     def _read_span(self, span: Span, options: Options | None) -> Iterator[pa.RecordBatch]:
         file = self.files[span.file]
+        where = f"{file.url}: cannot read rows {span.start} to {span.stop}"
         try:
             with open_input(file.url, options) as handle:
-                if _footer_digest(handle, file.url) != file.footer_digest:
+                data = footer_bytes(handle)
+                if hashlib.sha256(data).hexdigest() != file.footer_digest:
                     raise InputError(f"{file.url}: the file has changed since the job was planned")
-                for batch in _batches(_opened(handle), span.start, span.stop):
-                    arrays = [batch.column(name) for name in self.columns.names]
-                    yield pa.RecordBatch.from_arrays(arrays, schema=self.columns)
+                footer = Footer(data)
+                parquet = _opened(handle, footer)
+                for number, group, start, stop in _parts(footer, span):
+                    where = f"{file.url}: cannot read rows {span.start} to {span.stop} (row group {number})"
+                    if (span.file, number) not in self._at_once:
+                        self._at_once[span.file, number] = rows_at_once(handle, footer.columns, group, self._fixed)
+                    for batch in _batches(parquet, number, start, stop, self._at_once[span.file, number]):
+                        arrays = [batch.column(name) for name in self.columns.names]
+                        yield pa.RecordBatch.from_arrays(arrays, schema=self.columns)
         except FileNotFoundError:
             raise InputError(f"{file.url}: no such file") from None
-        except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{file.url}: cannot read rows {span.start} to {span.stop}: {error}") from None
+        except JobError:
+            raise
+        except Exception as error:  # damaged pages can make the reader raise anything
+            raise InputError(f"{where}: {_reason(error)}") from None
 
 
-def _opened(handle: IO[bytes]) -> pq.ParquetFile:
+def _reason(error: Exception) -> str:
+    return " ".join(str(error).split())[:500] or type(error).__name__
+
+
+def _opened(handle: IO[bytes], footer: Footer) -> pq.ParquetFile:
     """Buffers the columns of very large row groups instead of fetching them whole."""
-    parquet = pq.ParquetFile(handle)
-    meta = parquet.metadata
-    largest = max((meta.row_group(g).total_byte_size for g in range(meta.num_row_groups)), default=0)
-    return parquet if largest <= STREAMED_BYTES else pq.ParquetFile(handle, metadata=meta, buffer_size=READ_BLOCK)
+    largest = max((group.bytes for group in footer.groups()), default=0)
+    return pq.ParquetFile(handle) if largest <= STREAMED_BYTES else pq.ParquetFile(handle, buffer_size=READ_BLOCK)
 
 
-def _batches(parquet: pq.ParquetFile, start: int, stop: int) -> Iterator[pa.RecordBatch]:
-    """The rows ``start`` to ``stop`` of a file; stops decoding as soon as it has them."""
-    meta = parquet.metadata
-    ends = np.cumsum([meta.row_group(g).num_rows for g in range(meta.num_row_groups)])
-    first = int(np.searchsorted(ends, start, side="right"))
-    last = int(np.searchsorted(ends, stop, side="left"))
-    at = int(ends[first - 1]) if first else 0
-    groups = list(range(first, min(last, meta.num_row_groups - 1) + 1))
-    for batch in parquet.iter_batches(batch_size=BATCH_ROWS, row_groups=groups, use_threads=False):
+def _parts(footer: Footer, span: Span) -> Iterator[tuple[int, Group, int, int]]:
+    """The row groups that hold a span's rows: number, group, and its first and last row (exclusive) in the group."""
+    begin = 0
+    for number, group in enumerate(footer.groups()):
+        end = begin + group.rows
+        start, stop = max(span.start, begin), min(span.stop, end)
+        if start < stop:
+            yield number, group, start - begin, stop - begin
+        begin = end
+
+
+def _batches(parquet: pq.ParquetFile, group: int, start: int, stop: int, at_once: int) -> Iterator[pa.RecordBatch]:
+    """The rows ``start`` to ``stop`` of a row group; stops decoding as soon as it has them."""
+    at = 0
+    for batch in parquet.iter_batches(batch_size=at_once, row_groups=[group], use_threads=False):
         low, high = max(start - at, 0), min(stop - at, batch.num_rows)
         at += batch.num_rows
         if low < high:
             yield batch.slice(low, high - low)
         if at >= stop:
             return
+    raise ValueError(f"it ends after {at} rows, {stop} of them are needed")
 
 
 # --- footers ----------------------------------------------------------------------------------------------------------
@@ -214,38 +252,42 @@ def _read_footer(url: str, options: Options | None) -> _Footer:
     try:
         stat = stat_input(url, options)
         with open_input(url, options) as handle:
-            digest = _footer_digest(handle, url)
+            data = footer_bytes(handle)
             handle.seek(0)
-            parquet = pq.ParquetFile(handle)
-            meta, schema = parquet.metadata, parquet.schema_arrow.remove_metadata()
+            found = pq.ParquetFile(handle).schema_arrow
+        # Names and types are all that the files of a manifest must share.
+        columns = pa.schema([pa.field(each.name, each.type) for each in found])
+        footer = Footer(data)
+        groups = _row_groups(footer)
+        _check_counts(footer.rows, groups, stat.size)
     except FileNotFoundError:
         raise InputError(f"{url}: no such file") from None
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{url}: not a Parquet file that can be read: {error}") from None
-    file = ManifestFile(url=url, rows=meta.num_rows, size=stat.size, etag=stat.etag, footer_digest=digest)
-    return _Footer(file, _without_failure_columns(schema), _row_groups(meta))
+    except JobError:
+        raise
+    except Exception as error:  # a damaged or hostile footer can make the reader raise anything
+        raise InputError(f"{url}: not a Parquet file that can be read: {_reason(error)}") from None
+    digest = hashlib.sha256(data).hexdigest()
+    file = ManifestFile(url=url, rows=footer.rows, size=stat.size, etag=stat.etag, footer_digest=digest)
+    return _Footer(file, _without_failure_columns(columns), groups)
 
 
-def _footer_digest(handle: IO[bytes], url: str) -> str:
-    size = handle.seek(0, 2)
-    if size >= 12:
-        handle.seek(-8, 2)
-        tail = handle.read(8)
-        length = int.from_bytes(tail[:4], "little")
-        if tail[4:] == b"PAR1" and length <= min(size - 12, MAX_FOOTER_BYTES):
-            handle.seek(-8 - length, 2)
-            return hashlib.sha256(handle.read(length)).hexdigest()
-    raise InputError(f"{url}: not a Parquet file, or a truncated one ({size} bytes)")
+def _check_counts(rows: int, groups: RowGroups, size: int) -> None:
+    """Whether a footer's numbers can be planned with: a shard for every 500 rows of a forged one fills any memory."""
+    held = sum(groups.rows.tolist())
+    if min(groups.rows.tolist(), default=0) < 0 or held != rows:
+        raise ValueError(f"its footer claims {rows} rows, its row groups {held}")
+    if rows > ROWS_PER_BYTE * size:
+        raise ValueError(f"its footer claims {rows} rows, in a file of {size} bytes")
+    if not all(0 <= tokens <= VALUES_PER_BYTE * size + MOST_VALUES for tokens in groups.tokens.tolist()):
+        raise ValueError(f"its footer claims {groups.tokens.max()} tokens in a row group, in a file of {size} bytes")
 
 
-def _row_groups(meta: pq.FileMetaData) -> RowGroups:
-    paths = [meta.schema.column(i).path for i in range(meta.num_columns)]
-    leaves = [i for i, path in enumerate(paths) if path.startswith("tokens.")]
-    groups = [meta.row_group(g) for g in range(meta.num_row_groups)]
-    return RowGroups(
-        rows=np.array([group.num_rows for group in groups], np.int64),
-        tokens=np.array([group.column(leaves[0]).num_values if leaves else 0 for group in groups], np.int64),
-    )
+def _row_groups(footer: Footer) -> RowGroups:
+    # By its path alone a plain column called "tokens.x" would look the same.
+    leaves = [at for at, column in enumerate(footer.columns) if column.path.startswith("tokens.") and column.repeated]
+    counts = [(group.rows, group.chunks[leaves[0]].values if leaves else 0) for group in footer.groups()]
+    rows, tokens = np.array(counts, np.int64).reshape(-1, 2).T
+    return RowGroups(rows=rows, tokens=tokens)
 
 
 def _without_failure_columns(schema: pa.Schema) -> pa.Schema:

@@ -44,6 +44,7 @@ from s3gen.voice import RefDict, Voice
 PART_VOICES = 256
 MAX_SECONDS = 10.0  # of a clip; the reference tools use no more either
 MIN_SECONDS = 0.5
+MOST_SECONDS = 600.0  # that --max-seconds may ask for: clips are in memory as a whole
 SILENCE = 1e-3  # peak, of full scale: -60 dB
 HASH_BLOCK = 1 << 20  # bytes
 GROUP_VOICES = 64  # clips that are in memory together, next to as many that are read ahead ...
@@ -251,6 +252,8 @@ class VoiceBuild:
                 )
         if not self.max_seconds >= MIN_SECONDS:
             raise InputError(f"--max-seconds {self.max_seconds:g}: {MIN_SECONDS:g} is the least a voice needs")
+        if self.max_seconds > MOST_SECONDS:
+            raise InputError(f"--max-seconds {self.max_seconds:g}: {MOST_SECONDS:g} is the most; 10 are enough")
         self._settings = settings_of(voice_fingerprint, self.max_seconds)
 
     def parts(self, sources: Sequence[Source]) -> list[Part]:

@@ -13,8 +13,9 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.audiofile import READABLE_SUFFIXES
-from jobs.errors import InputError
+from jobs.errors import InputError, JobError
 from jobs.inputs import open_input
+from jobs.pages import check_pages
 from jobs.parquet import read_parquet
 from jobs.storage import Folder
 from jobs.urls import Options, absolute_url, is_url
@@ -86,8 +87,10 @@ def _read_list(url: str, suffix: str, options: Options | None) -> Iterator[tuple
         raise InputError(f"no such file: {url}") from None
     except KeyError as error:
         raise InputError(f"{url} has no column {error}; voice_id and path are needed") from None
-    except (UnicodeDecodeError, json.JSONDecodeError, csv.Error, pa.ArrowInvalid) as error:
-        raise InputError(f"{url} cannot be read as {suffix}: {error}") from None
+    except JobError:
+        raise
+    except (ValueError, RecursionError, csv.Error, pa.ArrowException, OSError, MemoryError) as error:
+        raise InputError(f"{url} cannot be read as {suffix}: {error or type(error).__name__}") from None
 
 
 def _csv_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
@@ -105,7 +108,8 @@ def _jsonl_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
 
 
 def _parquet_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
-    table = read_parquet(data)
+    check_pages(io.BytesIO(data))
+    table = read_parquet(data, ["voice_id", "path"])
     yield from zip(table.column("voice_id").to_pylist(), table.column("path").to_pylist(), strict=True)
 
 

@@ -9,17 +9,22 @@ Shape letters: P prompt tokens, F prompt frames (2 x P), M mel bins.
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from typing import IO, Any
+from itertools import pairwise
+from operator import attrgetter
+from typing import IO, Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.errors import InputError
+from jobs.errors import InputError, JobError
+from jobs.footer import Footer, Group, footer_bytes
 from jobs.inputs import open_input
+from jobs.pages import rows_at_once
 from jobs.urls import Options, absolute_url
-from s3gen.constants import MEL_BINS
+from s3gen.constants import MEL_BINS, SPEAKER_DIM
 from s3gen.voice import Voice
 
 FORMAT_VERSION = 1
@@ -44,6 +49,14 @@ SCHEMA = pa.schema(
 )
 
 
+class _Bounds(NamedTuple):
+    """The first and the last id of a row group, and where it is in the footer."""
+
+    first: str
+    last: str
+    at: int
+
+
 class VoiceTable:
     """A voice table open for reading.
 
@@ -57,15 +70,21 @@ class VoiceTable:
 
     def __init__(self, url: str, file: IO[bytes], cached_voices: int) -> None:
         self.url = url
+        self._file = file
         try:
             self._parquet = pq.ParquetFile(file)
-        except (pa.ArrowInvalid, OSError) as error:
+            settings = _settings(url, self._parquet.schema_arrow)
+            self._footer = Footer(footer_bytes(file))
+            self._groups = [self._bounds(number, group) for number, group in enumerate(self._footer.groups())]
+        except JobError:
+            raise
+        except Exception as error:  # a damaged or hostile footer can make the reader raise anything
             raise InputError(f"voices: {url} is not a voice table: {error}; make one with `s3gen voices`") from None
-        settings = _settings(url, self._parquet.schema_arrow)
         self.voice_fingerprint: str = settings["voice_fingerprint"]
         self.max_seconds: float = settings["max_seconds"]
         self.digest: str = self._footer_digest()
-        self.voices: int = self._parquet.metadata.num_rows
+        self.voices: int = self._footer.rows
+        self._check_order()
         self._cache: OrderedDict[str, Voice] = OrderedDict()
         self._cached_voices = cached_voices
 
@@ -112,29 +131,52 @@ class VoiceTable:
 
     def rows(self, columns: list[str] | None = None) -> Iterator[pa.RecordBatch]:
         """The table from first to last, a row group's worth at a time."""
-        return iter(self._parquet.iter_batches(ROW_GROUP_VOICES, columns=columns, use_threads=False))
+        for group in range(len(self._groups)):
+            yield from self._rows(group, columns).to_batches()
 
     def _group_of(self, voice_id: str) -> int | None:
         """The only row group that can hold an id: the last one that does not begin after it."""
-        low, high = 0, self._parquet.metadata.num_row_groups
-        while low < high:
-            middle = (low + high) // 2
-            if self._bounds(middle)[0] <= voice_id:
-                low = middle + 1
-            else:
-                high = middle
-        group = low - 1
-        return group if group >= 0 and voice_id <= self._bounds(group)[1] else None
+        number = bisect_right(self._groups, voice_id, key=attrgetter("first")) - 1
+        return number if number >= 0 and voice_id <= self._groups[number].last else None
 
-    def _bounds(self, group: int) -> tuple[str, str]:
-        statistics = self._parquet.metadata.row_group(group).column(0).statistics
-        if statistics is None or not statistics.has_min_max:
+    def _bounds(self, number: int, group: Group) -> _Bounds:
+        ids = group.chunks[0]
+        if ids.least is None or ids.most is None:
             raise InputError(f"voices: {self.url} has lost its row group statistics; make it anew with `s3gen voices`")
-        return statistics.min, statistics.max
+        try:
+            return _Bounds(ids.least.decode(), ids.most.decode(), group.at)
+        except UnicodeDecodeError as error:
+            raise self._damaged(number, error) from None
+
+    def _check_order(self) -> None:
+        """A table that is not sorted would hide voices from the search, and one with an id twice be ambiguous."""
+        for one, next_one in pairwise(self._groups):
+            if not one.last < next_one.first:
+                raise InputError(
+                    f"voices: {self.url} is not sorted by voice_id, or has one twice: {next_one.first!r} comes after "
+                    f"{one.last!r}; make it anew with `s3gen voices`"
+                )
+
+    def _rows(self, group: int, columns: list[str] | None) -> pa.Table:
+        try:
+            rows_at_once(self._file, self._footer.columns, self._footer.group(self._groups[group].at))
+            return self._parquet.read_row_group(group, columns=columns, use_threads=False)
+        except JobError:
+            raise
+        except Exception as error:  # damaged pages can make the reader raise anything
+            raise self._damaged(group, error) from None
+
+    def _damaged(self, group: int, error: Exception) -> InputError:
+        return InputError(
+            f"voices: {self.url} is damaged (row group {group}): {error}; make it anew with `s3gen voices`"
+        )
 
     def _read(self, group: int, wanted: list[str]) -> dict[str, Voice]:
-        rows = self._parquet.read_row_group(group, columns=list(VOICE_COLUMNS), use_threads=False)
-        places = {voice_id: row for row, voice_id in enumerate(rows.column("voice_id").to_pylist())}
+        rows = self._rows(group, list(VOICE_COLUMNS))
+        ids = rows.column("voice_id").to_pylist()
+        places = {voice_id: row for row, voice_id in enumerate(ids)}
+        if len(places) < len(ids):
+            raise self._damaged(group, ValueError("a voice_id is there twice"))
         found = {voice_id: self._voice(rows, places[voice_id]) for voice_id in wanted if voice_id in places}
         self._cache |= found
         while len(self._cache) > self._cached_voices:
@@ -145,6 +187,8 @@ class VoiceTable:
         try:
             token, feat, embedding = (rows.column(name)[row].values.to_numpy().copy() for name in VOICE_COLUMNS[1:])
             mel = feat.reshape(-1, MEL_BINS)
+            if len(embedding) != SPEAKER_DIM:
+                raise ValueError(f"its embedding has {len(embedding)} numbers, not {SPEAKER_DIM}")
             return Voice.from_ref({"prompt_token": token.astype("int64"), "prompt_feat": mel, "embedding": embedding})
         except (ValueError, AttributeError) as error:
             voice_id = rows.column("voice_id")[row].as_py()
@@ -155,18 +199,21 @@ class VoiceTable:
         entry = (self._parquet.metadata.metadata or {}).get(b"s3gen_voices_digest")
         if entry is None:
             raise InputError(f"voices: {self.url} is not a whole voice table; make it anew with `s3gen voices`")
-        return bytes(entry).decode()
+        return bytes(entry).decode("ascii", "replace")
 
 
 def _settings(url: str, schema: pa.Schema) -> dict[str, Any]:
     text = (schema.metadata or {}).get(METADATA_KEY)
-    lacking = [name for name in SCHEMA.names if name not in schema.names]
-    if text is None or lacking:
+    if text is None or not schema.equals(SCHEMA):
         raise InputError(f"voices: {url} is a Parquet file, but not a voice table; make one with `s3gen voices`")
-    settings: dict[str, Any] = json.loads(text)
-    if settings["format_version"] != FORMAT_VERSION:
+    settings = json.loads(text)
+    version = settings.get("format_version") if isinstance(settings, dict) else None
+    if version != FORMAT_VERSION:
         raise InputError(
-            f"voices: {url} has format version {settings['format_version']}, this program reads {FORMAT_VERSION}; "
+            f"voices: {url} has format version {version}, this program reads {FORMAT_VERSION}; "
             "make it anew with `s3gen voices`"
         )
+    said = (settings.get("voice_fingerprint"), settings.get("max_seconds"))
+    if not (isinstance(said[0], str) and isinstance(said[1], float | int)):
+        raise InputError(f"voices: {url} does not say what made it; make it anew with `s3gen voices`")
     return settings

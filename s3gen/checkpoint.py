@@ -38,6 +38,7 @@ _WEIGHT_NORM = (
 )
 _NORMED = re.compile(r"\.(parametrizations\.weight\.original1|weight_v)$")
 _LISTED = 12  # names that an error shows
+_MOST_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -216,10 +217,12 @@ def _parse_safetensors(name: str, place: _Folder | _Remote) -> tuple[dict[str, T
             with safetensors.safe_open(place.path / name, framework="pt") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         data = place.read(name)
+        weights = safetensors.torch.load(data)  # checks the header, which is JSON of no great depth from here on
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-        return safetensors.torch.load(data), header.get("__metadata__", {})
-    except (safetensors.SafetensorError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place.describe(name)} is no readable safetensors file: {error}") from error
+        return weights, header.get("__metadata__", {})
+    except (safetensors.SafetensorError, ValueError, KeyError, MemoryError, RuntimeError) as error:
+        reason = str(error) or type(error).__name__
+        raise ValueError(f"{place.describe(name)} is no readable safetensors file: {reason}") from error
 
 
 def _parse_torch(name: str, place: _Folder | _Remote) -> dict[str, Tensor]:
@@ -234,18 +237,34 @@ def _parse_torch(name: str, place: _Folder | _Remote) -> dict[str, Tensor]:
         ) from error
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{place.describe(name)} is not a state dictionary: its values must all be tensors")
+    if strange := [str(key) for key, value in state.items() if not isinstance(key, str) or not _is_whole(value)]:
+        raise ValueError(
+            f"{place.describe(name)} holds {len(strange)} entries that are no plain tensors with all their values: "
+            f"{_list(strange)}"
+        )
     return dict(state)
+
+
+def _is_whole(value: Tensor) -> bool:
+    """Whether each value of a tensor is stored: a view that repeats a few could claim any size."""
+    if value.layout is not torch.strided or value.device.type != "cpu" or value.is_quantized:
+        return False
+    return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
 def _json(place: _Folder | _Remote, embedded: str | None, name: str) -> dict[str, Any] | None:
     if embedded is None and (name != WEIGHTS_FILE or not place.has(CONFIG_FILE)):
         return None
+    where = place.describe(CONFIG_FILE if embedded is None else name)
+    text = place.read(CONFIG_FILE) if embedded is None else embedded
+    if len(text) > _MOST_CONFIG_BYTES:
+        raise ValueError(f"{where} has a configuration of {len(text)} bytes; {_MOST_CONFIG_BYTES} is the most")
     try:
-        config = json.loads(embedded if embedded is not None else place.read(CONFIG_FILE))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{place.describe(CONFIG_FILE)} is no JSON: {error}") from error
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} holds no configuration in JSON: {error}") from error
     if not isinstance(config, dict):
-        raise ValueError(f"{place.describe(CONFIG_FILE)} must hold a JSON object, not {type(config).__name__}")
+        raise ValueError(f"{where} must hold a JSON object, not {type(config).__name__}")
     return config
 
 
@@ -256,13 +275,16 @@ def _canonical(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for key, value in kept.items():
         magnitude = _partner(key, this=1)
         if magnitude is not None and magnitude in kept:
-            folded[_NORMED.sub(".weight", key)] = _fold(kept[magnitude], value)
+            folded[_NORMED.sub(".weight", key)] = _fold(key, kept[magnitude], value)
         elif _partner(key, this=0) not in kept:
             folded[key] = value
-    return {
-        names.to_published(names.to_ours(key)): value.float() if value.is_floating_point() else value
-        for key, value in folded.items()
-    }
+    found: dict[str, Tensor] = {}
+    for key, value in folded.items():
+        name = names.to_published(names.to_ours(key))
+        if name in found:
+            raise ValueError(f"{name} is there twice, once of them as {key}")
+        found[name] = value.float() if value.is_floating_point() else value
+    return found
 
 
 def _partner(key: str, this: int) -> str | None:
@@ -273,9 +295,11 @@ def _partner(key: str, this: int) -> str | None:
     return None
 
 
-def _fold(magnitude: Tensor, direction: Tensor) -> Tensor:
+def _fold(key: str, magnitude: Tensor, direction: Tensor) -> Tensor:
     direction = direction.float()
     norm = torch.linalg.vector_norm(direction, dim=tuple(range(1, direction.dim())), keepdim=True)
+    if magnitude.shape != norm.shape:
+        raise ValueError(f"the magnitude of {key} is {tuple(magnitude.shape)}, not {tuple(norm.shape)}")
     return direction * (magnitude.float() / norm)
 
 
@@ -297,7 +321,8 @@ def assign(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, pref
     """Give `weights` (published names) to `model`, all of them and nothing else.
 
     Raises:
-        ValueError: names that are missing or unexpected, or shapes that differ, listed.
+        ValueError: names that are missing or unexpected, shapes or types that differ, or values that are not finite,
+            listed.
     """
     shapes = published_shapes(model, prefix)
     problems = []
@@ -312,6 +337,10 @@ def assign(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, pref
     ]
     if different:
         problems.append(f"{len(different)} of another shape: {_list(different, '; ')}")
+    if typed := [f"{name} is {w.dtype}" for name, w in weights.items() if name in shapes and w.dtype != torch.float32]:
+        problems.append(f"{len(typed)} of another type: {_list(typed, '; ')}")
+    elif broken := [name for name in shapes if name in weights and not bool(torch.isfinite(weights[name]).all())]:
+        problems.append(f"{len(broken)} with values that are not finite: {_list(broken)}")
     if problems:
         raise ValueError(f"the weights of {source} do not fit this model. " + ". ".join(problems))
     state = {}

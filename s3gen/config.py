@@ -13,7 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Self
+from typing import Any, Self, get_args, get_type_hints
 
 from s3gen.constants import (
     FRAMES_PER_TOKEN,
@@ -32,6 +32,15 @@ from s3gen.constants import (
 _HUB_KEYS = frozenset(
     {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "hidden_size"}
 )
+
+
+# What a file may ask for: building a model takes time and memory for each layer, before any weight is looked at.
+_MOST_SIZE = 2**16
+_MOST_NUMBER = 1e6
+_MOST_LAYERS = 64  # of one kind: fields that end in ...
+_LAYERS = ("blocks", "layers")
+_MOST_STAGES = 16  # entries of a list
+_MAY_BE_ZERO = frozenset({"fmin", "nb_harmonics"})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,6 +118,9 @@ class _PublishedConfig:
             value = getattr(self, field.name)
             if isinstance(value, list):
                 object.__setattr__(self, field.name, _tuples(value))
+        for name, kind in get_type_hints(type(self)).items():
+            if name != "model_type":
+                _check_value(name, getattr(self, name), kind)
         self._check()
 
     def _check(self) -> None:
@@ -128,18 +140,42 @@ class _PublishedConfig:
         values = {key: value for key, value in values.items() if key not in _HUB_KEYS}
         model_type = values.pop("model_type", cls.model_type)
         if model_type != cls.model_type:
-            raise ValueError(f"this configuration is of model_type {model_type!r}, not {cls.model_type!r}")
+            raise ValueError(f"this configuration is of model_type {_shown(model_type)}, not {cls.model_type!r}")
         known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
         for key in values:
             if key not in known:
                 close = difflib.get_close_matches(key, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"{cls.__name__} has no field {key!r} (value {values[key]!r}){hint}")
+                raise ValueError(f"{cls.__name__} has no field {_shown(key)} (value {_shown(values[key])}){hint}")
         return cls(**values)
 
 
 def _tuples(value: Any) -> Any:
     return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
+
+
+def _check_value(name: str, value: Any, kind: Any) -> None:
+    """ValueError: the value is not of the field's type, or beyond what any model of this kind has."""
+    if inner := get_args(kind):  # a tuple of any length
+        if not isinstance(value, tuple) or not 1 <= len(value) <= _MOST_STAGES:
+            raise ValueError(f"{name} is {_shown(value)}, not a list of 1 to {_MOST_STAGES} entries")
+        for item in value:
+            _check_value(name, item, inner[0])
+    elif kind is int:
+        least = 0 if name in _MAY_BE_ZERO or name.endswith(_LAYERS) else 1
+        most = _MOST_LAYERS if name.endswith(_LAYERS) else _MOST_SIZE
+        if type(value) is not int or not least <= value <= most:
+            raise ValueError(f"{name} is {_shown(value)}, not a whole number from {least} to {most}")
+    elif kind is float:
+        if type(value) not in (int, float) or not abs(value) <= _MOST_NUMBER:
+            raise ValueError(f"{name} is {_shown(value)}, not a number of at most {_MOST_NUMBER:g}")
+    elif type(value) is not kind:
+        raise ValueError(f"{name} is {_shown(value)}, not {'true or false' if kind is bool else 'a text'}")
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 def _require(name: str, value: Any, allowed: Any, why: str) -> None:
