@@ -77,8 +77,8 @@ class Isolation:
             return  # reading it is enough to kill
         start = fruitless = 0
         while start < rows and fruitless < MAX_FRUITLESS and len(self.guilty) < MAX_GUILTY:
-            first = yield from self._narrowed(start, rows)
-            death = yield from self._confirmed(first)
+            first, deaths = yield from self._narrowed(start, rows)
+            death = yield from self._confirmed(first, CONFIRMATIONS - deaths)
             if death is None:
                 fruitless += 1
             else:
@@ -87,19 +87,20 @@ class Isolation:
                 start = first + 1
             yield None
 
-    def _narrowed(self, low: int, high: int) -> Generator[Range, Death | None, int]:
-        """The first row to blame, if any of them is."""
+    def _narrowed(self, low: int, high: int) -> Generator[Range, Death | None, tuple[int, int]]:
+        """The first row to blame, if any of them is, and how many have died of it alone."""
+        deaths = 0
         while high - low > 1:
             middle = (low + high) // 2
             if (yield low, middle):
-                high = middle
+                high, deaths = middle, 1
             else:
-                low = middle
-        return low
+                low, deaths = middle, 0
+        return low, deaths
 
-    def _confirmed(self, row: int) -> Generator[Range, Death | None, Death | None]:
+    def _confirmed(self, row: int, times: int) -> Generator[Range, Death | None, Death | None]:
         death = None
-        for _ in range(CONFIRMATIONS):
+        for _ in range(times):
             death = yield row, row + 1
             if death is None:
                 return None

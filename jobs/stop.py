@@ -71,7 +71,5 @@ class Stop:
 
 
 def _leave() -> None:
-    log.error(
-        "still not at an end %g s after it was asked to stop: ending here; what is committed stays", LEAVE_SECONDS
-    )
+    log.error("still here %g s after the signal to stop: leaving at once; what is committed stays", LEAVE_SECONDS)
     os._exit(1)

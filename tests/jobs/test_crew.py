@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +16,6 @@ from jobs.errors import InputError, JobError, StorageError
 from jobs.placement import Share
 from jobs.schedule import Schedule
 from jobs.session import connected, plan_share
-from jobs.stop import Stop
 from tests.jobs.ray_session import local_ray
 
 __all__ = ["local_ray"]
@@ -146,17 +143,18 @@ def test_no_worker_takes_a_second_task_that_another_one_waits_for(tmp_path: Path
 def test_a_worker_that_does_nothing_more_holds_its_task_for_ever(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reports, schedule = _work("Stuck", 4, workers=2, stall_seconds=3.0, folder=str(tmp_path), times=1, how=how)
+    reports, schedule = _work("Stuck", 4, workers=2, stall_seconds=1.5, folder=str(tmp_path), times=1, how=how)
     assert sorted(reports) == [0, 1, 2, 3]
     assert schedule.given_up == {}
-    assert "did nothing for 3 s" in caplog.text
+    assert "did nothing for 1.5 s" in caplog.text
     (hung,) = (int(path.name) for path in tmp_path.iterdir())
     assert _ends(hung)
 
 
-def test_a_slow_worker_is_ended_though_it_gets_on() -> None:
-    reports, _ = _work("Slow", 2, stall_seconds=1.5, seconds=4.0)
-    assert len(set(reports.values())) == 1
+def test_a_slow_worker_is_ended_though_it_gets_on(caplog: pytest.LogCaptureFixture) -> None:
+    reports, _ = _work("Slow", 1, stall_seconds=2.5, seconds=4.0)
+    assert list(reports) == [0]
+    assert "did nothing" not in caplog.text
 
 
 def test_a_worker_of_no_more_use_lives_on(tmp_path: Path) -> None:
@@ -216,19 +214,6 @@ def test_a_ray_that_is_there_already_is_used_and_left_running() -> None:
     with connected(None):
         assert ray.is_initialized()
     assert ray.is_initialized()
-
-
-def test_ctrl_c_lets_the_shard_in_hand_end_and_twice_does_not() -> None:
-    stop = Stop()
-    with stop.listening():
-        with stop.graceful():
-            os.kill(os.getpid(), signal.SIGINT)
-            assert stop.requested
-            os.kill(os.getpid(), signal.SIGTERM)
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), signal.SIGINT)
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGTERM)
 
 
 def test_reasons_are_one_line() -> None:
