@@ -18,7 +18,7 @@ _SECRET_VARIABLE = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRI
 _SHORTEST_VARIABLE = 8  # their names promise less than those of options do
 _IN_TEXT = (
     re.compile(r"(?i)([?&;\s](?:x-amz-[a-z-]+|signature|sig|awsaccesskeyid|token)=)[^&;\s\"'<>]+"),
-    re.compile(r"((?:Credential|Signature)=)[^,\s\"'<>]+"),  # of an Authorization header
+    re.compile(r"((?:Credential|Signature)=)[^,&\s\"'<>]+"),  # of an Authorization header
     re.compile(r"(?i)(x-amz-security-token['\"]?\s*:\s*b?['\"]?)[^\s,'\"}]+"),
     re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s\"'@]+(?=@)"),
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import io
 import logging
 import os
 import pickle
@@ -13,13 +14,14 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
 from jobs import stores
 from jobs.errors import InputError, StorageError, StorageUnknown
 from jobs.inputs import expand, open_input, stat_input
+from jobs.patience import Patience
 from jobs.s3 import S3Store
 from jobs.storage import Folder
 from jobs.urls import absolute_url, options_for
@@ -374,3 +376,69 @@ def test_local_paths_are_made_absolute(tmp_path: Path, monkeypatch: pytest.Monke
     assert absolute_url("a/b.parquet") == str(tmp_path / "a" / "b.parquet")
     assert absolute_url(f"file://{tmp_path}/a") == str(tmp_path / "a")
     assert absolute_url("s3://bucket/a b") == "s3://bucket/a b"
+
+
+# --- a store of one's own ---------------------------------------------------------------------------------------------
+
+
+class DictStore:
+    """Objects in a dictionary."""
+
+    creates = True
+
+    def __init__(self) -> None:
+        self.objects: dict[str, bytes] = {}
+
+    def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
+        return self._found(name)[start:stop]
+
+    def put(self, name: str, data: bytes) -> None:
+        self.objects[name] = data
+
+    def create(self, name: str, data: bytes) -> None:
+        if self.objects.setdefault(name, data) is not data:
+            raise FileExistsError(name)
+
+    def upload(self, name: str, local_path: str) -> None:
+        self.put(name, Path(local_path).read_bytes())
+
+    def open(self, name: str) -> IO[bytes]:
+        return io.BytesIO(self._found(name))
+
+    def size(self, name: str) -> int:
+        return len(self._found(name))
+
+    def delete(self, name: str) -> None:
+        self.objects.pop(name, None)
+
+    def list(self, prefix: str) -> Iterator[str]:
+        return (name for name in self.objects if name.startswith(prefix))
+
+    def partial(self, prefix: str) -> Iterator[str]:
+        return iter(())
+
+    def _found(self, name: str) -> bytes:
+        if name not in self.objects:
+            raise FileNotFoundError(name)
+        return self.objects[name]
+
+
+def test_a_folder_over_a_store_of_ones_own_is_like_any_other() -> None:
+    folder = Folder.of(DictStore(), "made-up://place/")
+    folder.put("b/2", b"two")
+    folder.put("a/1", b"one")
+    assert folder.list() == ["a/1", "b/2"]
+    assert folder.create("c", b"x")
+    assert not folder.create("c", b"y")
+    assert folder.with_patience(Patience(total=1.0)).read("c") == b"x"
+    with pytest.raises(FileNotFoundError, match="made-up://place/d"):
+        folder.read("d")
+
+
+def test_a_folder_asked_with_another_patience_is_the_same_folder(place: str) -> None:
+    folder = Folder(place)
+    assert folder.can_create()
+    other = folder.with_patience(Patience(total=1.0))
+    assert other.create("a", b"x")
+    assert folder.list() == ["a"]
+    assert repr(other) == repr(folder)
