@@ -263,12 +263,13 @@ def status(context: _Context, output: str, as_json: bool, storage_options: str |
 
 
 def _print_status(found: Status) -> None:
-    failed = f", {found.rows_failed} failed" if found.rows_failed else ""
+    about = "about " if found.estimated else ""
+    failed = f", {about}{found.rows_failed} failed" if found.rows_failed else ""
     eta = "" if not found.eta_seconds else f", about {clock_time(found.eta_seconds)} left at that speed"
     click.echo(found.state)
     click.echo(f"shards: {found.shards_done} of {found.shards_total}")
-    click.echo(f"rows: {found.rows_done} of {found.rows_total} made{failed}")
-    click.echo(f"audio: {clock_time(found.audio_seconds)}, at {found.speed:.1f} x real time{eta}")
+    click.echo(f"rows: {about}{found.rows_done} of {found.rows_total} made{failed}")
+    click.echo(f"audio: {about}{clock_time(found.audio_seconds)}, at {found.speed:.1f} x real time{eta}")
 
 
 @main.command()

@@ -1,199 +1,294 @@
-"""The last step of a job: the parts that its shards left become the tables of the whole output.
+"""The end of a job: what its shards left becomes the tables of the whole output, and what no record names goes.
 
-Parts are read in shard order, a few at a time. What grows with the job is 8 bytes per row, by which ids that occur in
-two shards are found; those ids themselves are then looked up in the finished index.
+The work is done in tasks, by workers where there is much of it and in this process where there is little, with the same
+result. No task holds more than some thousand rows, or one partition's ids; the driver holds a few numbers of each.
+
+1. A range of shards: reads its commit records; deletes the files of tries that do not count; writes its part of the
+   index and of the failures, and the digests of its ids by partition.
+2. A partition of all ids: finds those that occur again, and where (see ``duplicates``).
+3. A range that has some of those: writes its part of the list of them.
+4. A table: its parts become one file. An index of more than ``SINGLE_FILE_ROWS`` rows stays a folder of parts.
+
+Then the driver writes the totals, which is when the job is finished, and deletes what the tasks left for each other.
+
+Killed at any point, all is done again. A task may run twice, at the same time or late, by a worker that was given up
+for dead: whatever it writes follows from commit records that no longer change, so it writes the same again, and what it
+deletes counts for nobody (see ``ledger``).
 """
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from jobs import duplicates
+from jobs.duplicates import ENTRY, PLACE, Grouped, Slice
 from jobs.errors import StorageError
-from jobs.parquet import read_parquet
-from jobs.plan import Plan
-from jobs.records import CommitRecord, StoredFile
+from jobs.ledger import DUPLICATES, FAILURES, FINISH, INDEX, Ledger
+from jobs.parts import Part, read_parts, read_shards, upload_table
+from jobs.pulse import Pulse
+from jobs.records import CommitRecord
 from jobs.storage import Folder
 from jobs.tables import DUPLICATES_SCHEMA, INDEX_SCHEMA, failures_schema
-from s3gen.constants import SAMPLE_RATE
+from jobs.tally import Summary, Tally
+from jobs.urls import Options
 
-ROW_GROUP_ROWS = 65_536  # of the finished tables
-READ_AHEAD = 64  # parts in memory
-READ_THREADS = 16
-
-Records = Callable[[], Iterator[CommitRecord]]
+SINGLE_FILE_ROWS = 10_000_000  # of an index that is one file
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Summary:
-    """A finished job in numbers."""
-
-    shards: int
-    rows_total: int
-    rows_done: int
-    rows_failed: int
-    duplicates: int  # rows whose id an earlier shard has too
-    samples: int
-    speed: float  # seconds of audio per second in which at least one shard was in work
-    finished_at: float
-
-    @property
-    def exit_code(self) -> int:
-        """0 when every row was synthesised under an id of its own, else 3."""
-        return 3 if self.rows_failed or self.duplicates else 0
+# --- tasks and their reports ------------------------------------------------------------------------------------------
 
 
-def write_tables(folder: Folder, plan: Plan, records: Records, confirm: Callable[[], None]) -> Summary:
-    """Writes ``index.parquet``, ``failures.parquet`` and, if an id occurs in two shards, ``duplicates.parquet``.
+@dataclass(frozen=True, slots=True)
+class Gather:
+    """Everything about one range of shards."""
+
+    range: int
+
+    def __str__(self) -> str:
+        return f"range {self.range} of the shards"
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What a range has left. The index has a part in any case when it stays a folder."""
+
+    range: int
+    tally: Tally
+    index: Part | None
+    failures: Part | None
+    ids: Grouped  # by partition
+
+
+@dataclass(frozen=True, slots=True)
+class Compare:
+    """Looks for ids that occur again in one partition: its slice of each range's ids, in the order of ranges."""
+
+    partition: int
+    slices: Sequence[Slice]
+
+    def __str__(self) -> str:
+        return f"partition {self.partition} of the ids"
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Lists a range's rows whose ids were there before: its slice of what each partition found."""
+
+    range: int
+    index: Part
+    slices: Sequence[Slice]
+
+    def __str__(self) -> str:
+        return f"doubled ids of range {self.range}"
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Makes one file of a table's parts."""
+
+    table: str
+    parts: Sequence[Part]
+
+    def __str__(self) -> str:
+        return self.table
+
+
+Task = Gather | Compare | Pick | Join
+# Does tasks, in any order, and gives their reports in theirs.
+Work = Callable[[Sequence[Task]], Sequence[Any]]
+
+
+# --- the tasks --------------------------------------------------------------------------------------------------------
+
+
+class Finisher:
+    """Does the tasks of the end of one job; what a worker is for the shards.
+
+    Attributes:
+        pulse: moves on with each some thousand rows.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.pulse = Pulse()
+        self._ledger, self._folder = ledger, ledger.folder
+        self._failures_schema = failures_schema(ledger.plan.manifest.columns)
+
+    @classmethod
+    def open(cls, *, output: str, options: Options) -> Finisher:
+        """For the job in an output."""
+        return cls(Ledger.open(Folder(output, options)))
+
+    def run(self, task: Task) -> Gathered | Grouped | Part:
+        """Does one task.
+
+        Raises:
+            StorageError: something that was committed, or written by another task, is gone or damaged.
+        """
+        with tempfile.TemporaryDirectory(prefix="s3gen-") as folder:
+            scratch = Path(folder) / "table"
+            match task:
+                case Gather():
+                    return self._gather(task.range, scratch)
+                case Compare():
+                    return self._compare(task)
+                case Pick():
+                    return self._pick(task, scratch)
+                case Join():
+                    return self._join(task, scratch)
+
+    def _gather(self, number: int, scratch: Path) -> Gathered:
+        ledger = self._ledger
+        records = ledger.read_range(number)
+        if len(records) < len(ledger.plan.range(number)):
+            gone = set(ledger.plan.range(number)) - {record.shard for record in records}
+            raise StorageError(f"{self._folder.url}: the commit record of shard {min(gone)} is gone")
+        ledger.clear_range(number, records)
+        index, ids = self._gather_index(number, records, scratch)
+        failures = None
+        if any(record.failures for record in records):
+            name = f"{FINISH}failures-{number:04d}.parquet"
+            tables = read_shards(self._folder, (record.failures for record in records))
+            failures = self._upload(name, self._failures_schema, tables, scratch)
+        return Gathered(number, Tally.of(records), index, failures, ids)
+
+    def _gather_index(self, number: int, records: Sequence[CommitRecord], scratch: Path) -> tuple[Part | None, Grouped]:
+        """The range's part of the index, and its ids by partition."""
+        found: list[duplicates.Records] = []
+
+        def noting() -> Iterator[pa.Table]:
+            row = 0
+            for table in read_shards(self._folder, (record.index for record in records)):
+                found.append(duplicates.entries(table["id"], row))
+                row += table.num_rows
+                yield table
+
+        index = None
+        name, in_place = _index_name(self._ledger, number)
+        if in_place or any(record.index for record in records):
+            index = self._upload(name, INDEX_SCHEMA, noting(), scratch)
+        count = duplicates.partitions(self._ledger.plan.rows)
+        ids = np.concatenate(found) if found else np.empty(0, ENTRY)
+        groups = duplicates.partition_of(ids, count)
+        return index, duplicates.write_grouped(self._folder, f"{FINISH}ids-{number:04d}", ids, groups, count)
+
+    def _compare(self, task: Compare) -> Grouped:
+        ids = [duplicates.read_slice(self._folder, part, ENTRY) for part in task.slices]
+        places = duplicates.repeated(ids, range(len(ids)))
+        name, groups = f"{FINISH}doubled-{task.partition:04d}", places["range"].astype(np.int64)
+        return duplicates.write_grouped(self._folder, name, places, groups, len(ids))
+
+    def _pick(self, task: Pick, scratch: Path) -> Part:
+        places = [duplicates.read_slice(self._folder, part, PLACE) for part in task.slices]
+        rows = np.sort(np.concatenate(places)["row"]).astype(np.int64)
+
+        def picked() -> Iterator[pa.Table]:
+            at = 0
+            for table in read_parts(self._folder, [task.index], DUPLICATES_SCHEMA.names):
+                low, high = np.searchsorted(rows, (at, at + table.num_rows))
+                if low < high:
+                    yield table.take(pa.array(rows[low:high] - at))
+                at += table.num_rows
+
+        name = f"{FINISH}duplicates-{task.range:04d}.parquet"
+        return self._upload(name, DUPLICATES_SCHEMA, picked(), scratch)
+
+    def _join(self, task: Join, scratch: Path) -> Part:
+        schema = {INDEX: INDEX_SCHEMA, DUPLICATES: DUPLICATES_SCHEMA}.get(task.table, self._failures_schema)
+        return self._upload(task.table, schema, read_parts(self._folder, task.parts), scratch)
+
+    def _upload(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], scratch: Path) -> Part:
+        return upload_table(self._folder, name, schema, self._felt(tables), scratch)
+
+    def _felt(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        for table in tables:
+            self.pulse.beat()
+            yield table
+
+
+def _index_name(ledger: Ledger, number: int) -> tuple[str, bool]:
+    """What a range's part of the index is called, and whether it stays where it is."""
+    if ledger.plan.rows > SINGLE_FILE_ROWS:
+        return f"{INDEX}/part-{number:04d}.parquet", True
+    return f"{FINISH}index-{number:04d}.parquet", False
+
+
+# --- the driver -------------------------------------------------------------------------------------------------------
+
+
+def finalise(ledger: Ledger, work: Work | None = None) -> Summary:
+    """Makes the tables of the whole job, clears away what no record names and marks the job as finished.
+
+    Of a finished job it only deletes what an earlier end left behind.
 
     Args:
-        records: gives the commit records in shard order; called several times.
-        confirm: raises when this run may no longer write.
+        work: does the tasks; without, this process does.
+
+    Raises:
+        Unfinished: a shard is not committed.
+        LeaseHeld: another run has taken over.
+        StorageError: something that was committed is gone or damaged.
     """
-    tally = Tally()
-    with tempfile.TemporaryDirectory(prefix="s3gen-") as scratch:
-        index, failures, duplicates = (Path(scratch) / name for name in ("index", "failures", "duplicates"))
-        hashes = _Hashes()
-        parts = _parts(folder, (record.index for record in tally.counting(records())))
-        _write(index, INDEX_SCHEMA, hashes.noting(parts))
-        failed = _parts(folder, (record.failures for record in records()))
-        _write(failures, failures_schema(plan.manifest.columns), failed)
-        doubled = _write(duplicates, DUPLICATES_SCHEMA, _duplicates(index, hashes.repeated()))
-        confirm()
-        folder.upload("index.parquet", index)
-        folder.upload("failures.parquet", failures)
-        if doubled:
-            folder.upload("duplicates.parquet", duplicates)
-        else:
-            folder.delete("duplicates.parquet")
+    ledger.confirm()
+    summary = ledger.summary()
+    if summary is None:
+        ledger.require_all()
+        ledger.fix_choices()
+        summary = _make_tables(ledger, work or _here(ledger))
+        ledger.confirm()
+        ledger.finish(summary)
+    ledger.clear_finish()
+    return summary
+
+
+def _here(ledger: Ledger) -> Work:
+    finisher = Finisher(ledger)
+    return lambda tasks: [finisher.run(task) for task in tasks]
+
+
+def _make_tables(ledger: Ledger, work: Work) -> Summary:
+    ledger.confirm()
+    gathered: Sequence[Gathered] = work([Gather(number) for number in range(ledger.plan.ranges)])
+    doubled = _doubled(ledger, gathered, work)
+    joins = [Join(FAILURES, [each.failures for each in gathered if each.failures])]
+    if ledger.plan.rows <= SINGLE_FILE_ROWS:
+        joins.append(Join(INDEX, [each.index for each in gathered if each.index]))
+    if doubled:
+        joins.append(Join(DUPLICATES, doubled))
+    ledger.confirm()
+    if not doubled:
+        ledger.folder.delete(DUPLICATES)
+    work(joins)
+    tally = Tally.total(each.tally for each in gathered)
     return Summary(
-        shards=len(plan),
-        rows_total=plan.rows,
+        shards=tally.shards,
+        rows_total=ledger.plan.rows,
         rows_done=tally.rows_done,
         rows_failed=tally.rows_failed,
-        duplicates=doubled,
+        duplicates=sum(part.rows for part in doubled),
         samples=tally.samples,
         speed=tally.speed,
         finished_at=time.time(),
     )
 
 
-class Tally:
-    """Sums over commit records."""
-
-    def __init__(self) -> None:
-        self.shards = self.rows_done = self.rows_failed = self.samples = 0
-        self._times: list[tuple[float, float]] = []
-
-    def counting(self, records: Iterable[CommitRecord]) -> Iterator[CommitRecord]:
-        """Passes the records on and adds them up."""
-        for record in records:
-            self.shards += 1
-            self.rows_done += record.rows_done
-            self.rows_failed += record.rows_failed
-            self.samples += record.samples
-            self._times.append((record.started_at, record.finished_at))
-            yield record
-
-    @property
-    def audio_seconds(self) -> float:
-        """Seconds of audio in all records."""
-        return self.samples / SAMPLE_RATE
-
-    @property
-    def speed(self) -> float:
-        """Seconds of audio per second in which at least one committed shard was in work; 0 before the first.
-
-        Pauses between runs do not count, nor does work that was lost.
-        """
-        busy, until = 0.0, float("-inf")
-        for start, end in sorted(self._times):
-            busy += max(0.0, end - max(start, until))
-            until = max(until, end)
-        return self.audio_seconds / busy if busy > 0 else 0.0
-
-
-class _Hashes:
-    """64-bit hashes of all ids, in the order of the index."""
-
-    def __init__(self) -> None:
-        self._parts: list[np.ndarray[tuple[int], np.dtype[np.uint64]]] = []
-
-    def noting(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
-        for table in tables:
-            hashes = (_hash(row_id) for row_id in table["id"].to_pylist())
-            self._parts.append(np.fromiter(hashes, np.uint64, table.num_rows))
-            yield table
-
-    def repeated(self) -> set[int]:
-        """The hashes that occur more than once; of different ids, about once in 10^9 rows."""
-        every = np.sort(np.concatenate(self._parts)) if self._parts else np.zeros(0, np.uint64)
-        return set(every[1:][every[1:] == every[:-1]].tolist())
-
-
-def _hash(row_id: str) -> int:
-    return int.from_bytes(hashlib.blake2b(row_id.encode(), digest_size=8).digest(), "little")
-
-
-def _duplicates(index: Path, repeated: set[int]) -> Iterator[pa.Table]:
-    """Every later occurrence of an id."""
-    if not repeated:
-        return
-    seen: set[str] = set()
-    for batch in pq.ParquetFile(index).iter_batches(columns=DUPLICATES_SCHEMA.names, use_threads=False):
-        later = []
-        for at, row_id in enumerate(batch["id"].to_pylist()):
-            if _hash(row_id) in repeated:
-                if row_id in seen:
-                    later.append(at)
-                seen.add(row_id)
-        yield pa.Table.from_batches([batch.take(pa.array(later, pa.int64()))])
-
-
-def _parts(folder: Folder, files: Iterable[StoredFile | None]) -> Iterator[pa.Table]:
-    """The tables in these files, in order, read ahead in parallel."""
-    present = (file for file in files if file is not None)
-    with ThreadPoolExecutor(READ_THREADS) as pool:
-        while chunk := list(islice(present, READ_AHEAD)):
-            yield from pool.map(lambda file: read_part(folder, file), chunk)
-
-
-def read_part(folder: Folder, file: StoredFile) -> pa.Table:
-    """A small Parquet file that a record vouches for.
-
-    Raises:
-        StorageError: it is gone, or its bytes are not those that were committed.
-    """
-    try:
-        data = folder.read(file.name)
-    except FileNotFoundError:
-        raise StorageError(f"{folder.path(file.name)} is missing; a commit record names it") from None
-    if len(data) != file.bytes or hashlib.sha256(data).hexdigest() != file.sha256:
-        raise StorageError(f"{folder.path(file.name)} is damaged: it is not what was committed")
-    return read_parquet(data)
-
-
-def _write(path: Path, schema: pa.Schema, tables: Iterable[pa.Table]) -> int:
-    """Writes tables of one schema as one Parquet file; returns its rows."""
-    rows, pending, waiting = 0, [], 0
-    with contextlib.closing(pq.ParquetWriter(path, schema, compression="zstd")) as writer:
-        for table in tables:
-            pending.append(table.select(schema.names).cast(schema))
-            waiting += table.num_rows
-            if waiting >= ROW_GROUP_ROWS:
-                writer.write_table(pa.concat_tables(pending), row_group_size=ROW_GROUP_ROWS)
-                rows, pending, waiting = rows + waiting, [], 0
-        if waiting:
-            writer.write_table(pa.concat_tables(pending), row_group_size=ROW_GROUP_ROWS)
-    return rows + waiting
+def _doubled(ledger: Ledger, gathered: Sequence[Gathered], work: Work) -> list[Part]:
+    """The parts of the list of doubled ids, of the ranges that have any."""
+    count = duplicates.partitions(ledger.plan.rows)
+    places: Sequence[Grouped] = work(
+        [Compare(partition, [each.ids.slice(partition) for each in gathered]) for partition in range(count)]
+    )
+    picks = []
+    for each in gathered:
+        slices = [part for found in places if (part := found.slice(each.range)).start < part.stop]
+        if slices and each.index is not None:
+            picks.append(Pick(each.range, each.index, slices))
+    ledger.confirm()
+    return list(work(picks)) if picks else []

@@ -1,4 +1,4 @@
-"""The ledger of an output: what the job is, which shards are done, and how they become one finished output.
+"""The ledger of an output: what the job is and which shards are done.
 
 Layout under the output (nothing else knows it; use ``Ledger``):
 
@@ -8,13 +8,15 @@ Layout under the output (nothing else knows it; use ``Ledger``):
     audio/<shard>-<attempt>.<ext>           the audio of a shard
     ledger/index/<shard>-<attempt>.parquet  its part of the index
     ledger/failures/<shard>-<attempt>.parquet
-    ledger/commits/<xx>/<shard>.json        its commit record: the shard is done when this is there
+    ledger/commits/<range>/<shard>.json     its commit record: the shard is done when this is there
+    ledger/finish/...                       what the end of the job leaves while it is under way (see ``finish``)
     ledger/finished.json                    the totals; the job is finished when this is there
     index.parquet, failures.parquet, duplicates.parquet
 
 **Commit.** Each try at a shard writes under names of its own, and its commit record last. The record names every file
-with size and sha256, so a reader that starts from records never meets a torn, half or foreign file. Records are spread
-over 256 prefixes by a hash of the shard's number. What is committed is known from names alone.
+with size and sha256, so a reader that starts from records never meets a torn, half or foreign file. What is committed
+is known from names alone: those of a range of 1,000 shards have one prefix, so whoever looks lists some ranges at a
+time, one page each, and keeps a bitmap.
 
 **Two tries of one shard** happen: a worker that was given up for dead may still be writing. Which of them counts is
 decided in one of two ways, chosen when the job begins, by a probe, and kept in ``job.json``.
@@ -23,56 +25,56 @@ Where the store has put-if-absent, ``<shard>.json`` is created with it: the firs
 it lost and deletes its files.
 
 Where the store has not, tries write ``<shard>.<attempt>.json``, and the record that counts is the smallest attempt
-among those present: readers and writers use the same rule on the same names. ``finalise`` writes each record that
-counts once more, as ``<shard>.json``, which goes before all others, and from then on the choice cannot change. Why no
-file that counts is ever deleted:
+among those present: readers and writers use the same rule on the same names. When every shard is committed,
+``fix_choices`` writes the attempts that count into ``chosen.json`` of each range, which goes before that rule, and from
+then on the choice cannot change. Why no file that counts is ever deleted:
 
-- Before ``<shard>.json`` is there, nobody deletes files of a committed try. A try that sees a smaller one has lost, but
+- Before ``chosen.json`` is there, nobody deletes files of a committed try. A try that sees a smaller one has lost, but
   the end may have read the names before that one appeared, and be about to choose otherwise.
 - After that the choice is fixed, whatever a late try still writes: this try loses, and clears its own files away.
-- ``finalise`` runs under the lease, so only one run writes these names.
+- Only the driver writes ``chosen.json``, under the lease, which it confirms before each, and never over another one.
+  Whoever clears a range away, more than once or late, works from the same choice.
 
 **Unknown outcomes.** ``StorageUnknown`` from a commit means that the record may be there: nothing is deleted, the shard
 is done or not by what the names say, and tries that lost are cleared away at the end. A commit that is repeated by the
 same attempt finds its own record and counts as won.
-
-**Finishing** needs every shard committed, is done under the lease, and can be repeated after a kill at any point: the
-tables, the totals, then the deletion of files that no record names. Once the totals are there, only the deletion is
-repeated.
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from typing import Any
 
+import numpy as np
+
 from jobs.errors import InputError, StorageError, StorageUnknown, Unfinished
-from jobs.finish import Summary, write_tables
 from jobs.lease import Lease, Timing, take_lease
-from jobs.manifest import ManifestFile
-from jobs.plan import Plan
+from jobs.manifest import Ints, ManifestFile
+from jobs.plan import RANGE_SHARDS, Plan, ShardSet
 from jobs.records import Attempt, CommitRecord
 from jobs.storage import Folder
+from jobs.tally import Summary
 
 JOB = "job.json"
 FINISHED = "ledger/finished.json"
 COMMITS = "ledger/commits/"
+FINISH = "ledger/finish/"
 DATA = ("audio/", "ledger/index/", "ledger/failures/")
-TABLES = ("index.parquet", "failures.parquet", "duplicates.parquet")
-FORMAT_VERSION = 1
-COMMIT_NAME = re.compile(r"^ledger/commits/[0-9a-f]{2}/(\d{7,})(?:\.([0-9a-f]+))?\.json$")
+INDEX, FAILURES, DUPLICATES = TABLES = ("index.parquet", "failures.parquet", "duplicates.parquet")
+FORMAT_VERSION = 2
+COMMIT_NAME = re.compile(r"^ledger/commits/\d{4,}/(\d{7,})(?:\.([0-9a-f]+))?\.json$")
+DATA_NAME = re.compile(r"^(?:audio|ledger/index|ledger/failures)/(\d{7,})-[^/]*$")
 
 READ_THREADS = 16
+LIST_THREADS = 8  # each holds the names of a range
 SHOWN_FILES = 5  # of a manifest, in an error
-READ_CHUNK = 512  # records in memory at a time
 
 # Of the job's configuration: what may be another on a resume, since no sample depends on it (``batch`` moves samples
 # within the batch tolerance).
@@ -137,7 +139,10 @@ class Ledger:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{folder.path(JOB)} is damaged: {error}") from None
         if version != FORMAT_VERSION:
-            raise InputError(f"{folder.url} was written by another version of s3gen (format {version})")
+            raise InputError(
+                f"{folder.url} was begun by another version of s3gen (format {version}, not {FORMAT_VERSION}); "
+                "finish it with that one, or choose another output"
+            )
         try:
             plan = Plan.from_bytes(folder.read(_plan_name(digest)))
         except FileNotFoundError:
@@ -166,9 +171,17 @@ class Ledger:
 
     # --- shards -------------------------------------------------------------------------------------------------------
 
-    def committed(self) -> set[int]:
-        """The shards that are done, from key names alone."""
-        return set(self.record_names())
+    def committed(self) -> ShardSet:
+        """The shards that are done, from key names alone; some ranges' names are in memory at a time."""
+        done = ShardSet(len(self.plan))
+        with ThreadPoolExecutor(LIST_THREADS) as pool:
+            for present in pool.map(self._present, range(self.plan.ranges)):
+                done.add(present)
+        return done
+
+    def _present(self, number: int) -> Ints:
+        """The shards of a range that have a record."""
+        return np.array([shard for shard, _, _ in self._tries(number)], np.int64)
 
     def attempt(self, shard: int) -> Attempt:
         """A fresh try at a shard."""
@@ -199,16 +212,16 @@ class Ledger:
 
     def _compared(self, attempt: Attempt) -> tuple[bool, bool]:
         """Whether a try whose record is written counts, and whether that is final."""
-        fixed, own = _record_name(attempt.shard), _record_name(attempt.shard, attempt.id)
         try:
-            first = self.record_names(_record_prefix(attempt.shard)).get(attempt.shard, own)
-            if first != fixed:
-                return first == own, False
-            won = self.read_record(attempt.shard, fixed).attempt == attempt.id
+            chosen = self._chosen(attempt.shard // RANGE_SHARDS)
+            if attempt.shard not in chosen:
+                tries = self._tries(attempt.shard // RANGE_SHARDS, attempt.shard)
+                return min((other for _, other, _ in tries), default=attempt.id) == attempt.id, False
+            won = chosen[attempt.shard] == attempt.id
             if not won:
-                self.folder.delete(own)
+                self.folder.delete(_record_name(attempt.shard, attempt.id))
             return won, True
-        except (StorageError, FileNotFoundError) as error:
+        except StorageError as error:
             # The record is written: that it cannot be compared does not make the commit fail.
             raise StorageUnknown(
                 f"whether shard {attempt.shard} is committed by this try is not known: {error}"
@@ -222,42 +235,71 @@ class Ledger:
                     self.folder.delete(file.name)
 
     def records(self) -> Iterator[CommitRecord]:
-        """The records that count, in shard order, some hundreds in memory at a time.
+        """The records that count, in shard order, a range in memory at a time.
 
         Raises:
             StorageError: one is damaged, or of another plan.
         """
-        names = sorted(self.record_names().items())
-        with ThreadPoolExecutor(READ_THREADS) as pool:
-            for first in range(0, len(names), READ_CHUNK):
-                yield from pool.map(self._read_named, names[first : first + READ_CHUNK])
+        return (record for number in range(self.plan.ranges) for record in self.read_range(number))
 
-    def _read_named(self, item: tuple[int, str]) -> CommitRecord:
-        return self.read_record(*item)
+    def read_range(self, number: int) -> list[CommitRecord]:
+        """The records of a range that count, in shard order. Raises as ``records``."""
+        names = self.record_names(number)
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            return list(pool.map(self.read_record, names, names.values()))
+
+    def read_some(self, shards: Iterable[int]) -> list[CommitRecord]:
+        """The records of some shards, all committed, wherever they lie. Raises as ``records``."""
+        with ThreadPoolExecutor(READ_THREADS) as pool:
+            return list(pool.map(self._read_one, shards))
+
+    def _read_one(self, shard: int) -> CommitRecord:
+        name = _record_name(shard)
+        if not self.job["conditional"]:
+            name = self.record_names(shard // RANGE_SHARDS, shard)[shard]
+        return self.read_record(shard, name)
 
     def read_record(self, shard: int, name: str) -> CommitRecord:
         """The record of a shard, under the name that ``record_names`` gives.
 
         Raises:
-            StorageError: it is damaged, or of another plan.
+            StorageError: it is gone, damaged, or of another plan.
         """
         try:
             record = CommitRecord.from_bytes(self.folder.read(name))
+        except FileNotFoundError:
+            raise StorageError(f"{self.folder.path(name)} is gone: shard {shard} was committed by it") from None
         except ValueError as error:
             raise StorageError(f"{self.folder.path(name)} is damaged: {error}") from None
         if record.shard != shard or record.plan != self.plan.digest:
             raise StorageError(f"{self.folder.path(name)} is the record of shard {record.shard} of plan {record.plan}")
         return record
 
-    def record_names(self, prefix: str = COMMITS) -> dict[int, str]:
-        """By shard, the name of the record that counts among those present under ``prefix``."""
-        found: dict[int, tuple[str, str]] = {}
-        for name in self.folder.list(prefix):
-            match = COMMIT_NAME.match(name)
-            if match:
-                shard, attempt = int(match[1]), match[2] or ""
-                found[shard] = min(found.get(shard, (attempt, name)), (attempt, name))
-        return {shard: name for shard, (_, name) in found.items()}
+    def record_names(self, number: int, shard: int | None = None) -> dict[int, str]:
+        """By shard, in order, the name of the record that counts, of a range or of one shard in it."""
+        chosen = {} if self.job["conditional"] else self._chosen(number)
+        first: dict[int, tuple[str, str]] = {}
+        for found, attempt, name in self._tries(number, shard):
+            first[found] = min(first.get(found, (attempt, name)), (attempt, name))
+        counting = {found: _record_name(found, chosen[found]) for found in first if found in chosen}
+        return {found: counting.get(found, name) for found, (_, name) in sorted(first.items())}
+
+    def _tries(self, number: int, shard: int | None = None) -> list[tuple[int, str, str]]:
+        """Shard, attempt (or nothing, where the store keeps the first) and name of each record present."""
+        planned = self.plan.range(number)
+        names = self.folder.list(_range_prefix(number) if shard is None else _record_prefix(shard))
+        matches = [match for match in map(COMMIT_NAME.match, names) if match]
+        return [(int(match[1]), match[2] or "", match[0]) for match in matches if int(match[1]) in planned]
+
+    def _chosen(self, number: int) -> dict[int, str]:
+        """By shard, the attempt that counts for ever; empty while that is not fixed."""
+        name = _chosen_name(number)
+        try:
+            return {int(shard): str(attempt) for shard, attempt in json.loads(self.folder.read(name)).items()}
+        except FileNotFoundError:
+            return {}
+        except (ValueError, AttributeError) as error:
+            raise StorageError(f"{self.folder.path(name)} is damaged: {error}") from None
 
     def _check_record(self, attempt: Attempt, record: CommitRecord) -> None:
         if (record.shard, record.attempt, record.plan) != (attempt.shard, attempt.id, self.plan.digest):
@@ -280,7 +322,7 @@ class Ledger:
     def lease(
         self, *, on_wait: Callable[[str], None] = lambda text: None, timing: Timing | None = None
     ) -> Iterator[Lease]:
-        """Holds the output's lease; while it does, ``finalise`` confirms it before each step that counts.
+        """Holds the output's lease, which ``confirm`` then asks for.
 
         Raises:
             LeaseHeld: another run renewed its lease while this one waited.
@@ -292,48 +334,69 @@ class Ledger:
             finally:
                 self._lease = None
 
-    def finalise(self) -> Summary:
-        """Makes the tables of the whole job, marks it finished and clears away what no record names.
-
-        On a finished job it only clears away.
+    def confirm(self) -> None:
+        """Returns when this run may still write; outside of ``lease`` always.
 
         Raises:
-            Unfinished: a shard is not committed.
             LeaseHeld: another run has taken over.
         """
-        self._confirm()
-        summary = self.summary()
-        if summary is None:
-            left = len(self.plan) - len(self.committed())
-            if left:
-                raise Unfinished(
-                    f"{self.folder.url}: {left} of {len(self.plan)} shards are not done; "
-                    f"go on with: s3gen resume {self.folder.url}"
-                )
-            self._fix_choices()
-            summary = write_tables(self.folder, self.plan, self.records, self._confirm)
-            self._confirm()
-            self.folder.put(FINISHED, json.dumps(asdict(summary), indent=1).encode())
-        self._clear_away()
-        return summary
-
-    def _confirm(self) -> None:
         if self._lease is not None:
             self._lease.confirm()
 
-    def _fix_choices(self) -> None:
-        """Gives every record that counts the name that counts for ever."""
-        for shard, name in self.record_names().items():
-            if name != _record_name(shard):
-                self.folder.put(_record_name(shard), self.folder.read(name))
+    def require_all(self) -> None:
+        """Returns when every shard is committed.
 
-    def _clear_away(self) -> None:
-        named = {file.name for record in self.records() for file in record.files()}
-        self._confirm()
-        for prefix in DATA:
-            self._delete_all(name for name in self.folder.list(prefix) if name not in named)
-        counting = set(self.record_names().values())
-        self._delete_all(name for name in self.folder.list(COMMITS) if name not in counting)
+        Raises:
+            Unfinished: one is not.
+        """
+        left = len(self.plan) - len(self.committed())
+        if left:
+            raise Unfinished(
+                f"{self.folder.url}: {left} of {len(self.plan)} shards are not done; "
+                f"go on with: s3gen resume {self.folder.url}"
+            )
+
+    def fix_choices(self) -> None:
+        """Makes the choice among the tries of each shard one for ever; every shard is committed.
+
+        Raises:
+            LeaseHeld: another run has taken over.
+        """
+        if self.job["conditional"]:
+            return
+        for number in range(self.plan.ranges):
+            if not self._chosen(number):
+                matches = {shard: COMMIT_NAME.match(name) for shard, name in self.record_names(number).items()}
+                attempts = {shard: match[2] for shard, match in matches.items() if match}
+                self.confirm()
+                self.folder.put(_chosen_name(number), json.dumps(attempts).encode())
+
+    def data_names(self, number: int) -> list[str]:
+        """The files of a range's shards, whether a record names them or not."""
+        planned = self.plan.range(number)
+        names = [name for prefix in DATA for name in self.folder.list(f"{prefix}{number:04d}")]
+        # Shards beyond the ten millionth have eight digits, the first of which may be the same.
+        return [name for name in names if (match := DATA_NAME.match(name)) and int(match[1]) in planned]
+
+    def clear_range(self, number: int, records: Sequence[CommitRecord]) -> None:
+        """Deletes the files and records of a range's tries that do not count.
+
+        Args:
+            records: all of the range, after ``fix_choices``.
+        """
+        named = {file.name for record in records for file in record.files()}
+        attempts = {record.shard: "" if self.job["conditional"] else record.attempt for record in records}
+        strays = [name for name in self.data_names(number) if name not in named]
+        strays += [name for shard, attempt, name in self._tries(number) if attempt != attempts[shard]]
+        self._delete_all(strays)
+
+    def finish(self, summary: Summary) -> None:
+        """Marks the job as finished."""
+        self.folder.put(FINISHED, json.dumps(asdict(summary), indent=1).encode())
+
+    def clear_finish(self) -> None:
+        """Deletes what the end of the job needed while it was under way, and what killed writers left."""
+        self._delete_all(self.folder.list(FINISH))
         self.folder.delete_partial()
 
     def _delete_all(self, names: Iterable[str]) -> None:
@@ -361,12 +424,19 @@ def _plan_name(digest: str) -> str:
     return f"ledger/plan-{digest[:32]}.parquet"
 
 
+def _range_prefix(number: int) -> str:
+    return f"{COMMITS}{number:04d}/"
+
+
+def _chosen_name(number: int) -> str:
+    return f"{_range_prefix(number)}chosen.json"
+
+
 def _record_prefix(shard: int) -> str:
-    spread = hashlib.sha256(str(shard).encode()).hexdigest()[:2]
-    return f"{COMMITS}{spread}/{shard:07d}."
+    return f"{_range_prefix(shard // RANGE_SHARDS)}{shard:07d}."
 
 
-def _record_name(shard: int, attempt: str | None = None) -> str:
+def _record_name(shard: int, attempt: str = "") -> str:
     return f"{_record_prefix(shard)}{attempt}.json" if attempt else f"{_record_prefix(shard)}json"
 
 

@@ -12,11 +12,13 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
@@ -27,6 +29,9 @@ from jobs.parquet import read_parquet
 
 PLAN_KEY = b"s3gen.plan"
 PLAN_VERSION = 1
+RANGE_SHARDS = 1_000  # and aligned, so that the first digits of the seven in a shard's name are its range
+
+Member = TypeVar("Member")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +41,34 @@ class Shard:
     index: int
     spans: tuple[Span, ...]
     rows: int
+
+
+class ShardSet(Set[int]):
+    """Some of a plan's shards, at a byte for each of the plan; equal to any set of the same numbers."""
+
+    def __init__(self, size: int) -> None:
+        self.mask: npt.NDArray[np.bool_] = np.zeros(size, np.bool_)  # (shards,)
+
+    def add(self, shards: Sequence[int] | Ints) -> None:
+        """Takes them in."""
+        self.mask[np.asarray(shards, np.int64)] = True
+
+    def __contains__(self, shard: object) -> bool:
+        return isinstance(shard, int) and 0 <= shard < len(self.mask) and bool(self.mask[shard])
+
+    def __len__(self) -> int:
+        return int(np.count_nonzero(self.mask))
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(np.flatnonzero(self.mask).tolist())
+
+    def __repr__(self) -> str:
+        return f"<{len(self)} of {len(self.mask)} shards>"
+
+    @classmethod
+    def _from_iterable(cls, members: Iterable[Member]) -> Set[Member]:
+        """What the operators of sets give: which plan it would be of is not known."""
+        return frozenset(members)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +109,19 @@ class Plan:
     def shards(self) -> Iterator[Shard]:
         """All shards in order, one at a time."""
         return (self.shard(index) for index in range(len(self)))
+
+    def rows_of(self, shards: ShardSet) -> int:
+        """Rows of some of its shards together."""
+        return int(np.diff(self.starts)[shards.mask].sum())
+
+    @property
+    def ranges(self) -> int:
+        """How many ranges of ``RANGE_SHARDS`` shards there are; the last one may have fewer."""
+        return -(-len(self) // RANGE_SHARDS)
+
+    def range(self, number: int) -> range:
+        """The shards of a range."""
+        return range(number * RANGE_SHARDS, min((number + 1) * RANGE_SHARDS, len(self)))
 
     def _spans(self, start: int, stop: int) -> Iterator[Span]:
         ends = self._file_ends

@@ -62,16 +62,21 @@ def ids_digest(column: pa.Array | pa.ChunkedArray) -> str:
     """Hex sha256 over ids in their order: each as its length in bytes (int64, little-endian) and its bytes.
 
     Args:
-        column: any kind of text, UTF-8 or not. A null has the length -1 and no bytes.
+        column: any kind of text. A null has the length -1 and no bytes.
     """
     digest = hashlib.sha256()
-    for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
-        plain = chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk
-        for value in plain.cast(pa.large_binary()).to_pylist():
-            length = NULL_LENGTH if value is None else len(value)
-            digest.update(length.to_bytes(8, "little", signed=True))
-            digest.update(value or b"")
+    for value in text_bytes(column):
+        length = NULL_LENGTH if value is None else len(value)
+        digest.update(length.to_bytes(8, "little", signed=True))
+        digest.update(value or b"")
     return digest.hexdigest()
+
+
+def text_bytes(column: pa.Array | pa.ChunkedArray) -> list[bytes | None]:
+    """The texts of a column of any kind of text as they are stored, UTF-8 or not."""
+    chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    plain = [chunk.dictionary_decode() if pa.types.is_dictionary(chunk.type) else chunk for chunk in chunks]
+    return [value for chunk in plain for value in chunk.cast(pa.large_binary()).to_pylist()]
 
 
 @dataclass(frozen=True, slots=True)

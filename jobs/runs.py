@@ -23,19 +23,20 @@ from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, LEAST_FRAMES, Calibratio
 from jobs.config import JobConfig, config_from
 from jobs.crew import Crew
 from jobs.errors import InputError, JobError, Unfinished
-from jobs.finish import Summary
+from jobs.finish import Task, Work, finalise
 from jobs.isolation import Case
 from jobs.lease import Lease
 from jobs.ledger import Ledger, exists
 from jobs.manifest import Manifest
 from jobs.models import device_of, open_model
 from jobs.placement import Share
-from jobs.plan import Plan, make_plan
+from jobs.plan import RANGE_SHARDS, Plan, ShardSet, make_plan
 from jobs.progress import Meter, showing
 from jobs.schedule import Schedule
 from jobs.session import connected, nodes, plan_share
 from jobs.stop import Stop
 from jobs.storage import Folder
+from jobs.tally import Summary
 from jobs.urls import Options
 from jobs.voice_build import BuildReport, Part, PartReport, VoiceBuild, VoiceMaker
 from jobs.voice_sources import find_sources
@@ -47,6 +48,8 @@ from s3gen.constants import SAMPLE_RATE
 log = logging.getLogger(__name__)
 
 SHOWN_SHARDS = 3  # that were given up, in the error
+RANGES_HERE = 4  # of shards, whose end this process makes by itself
+FINISHER_SHARE = Share(cpus=1, gpus=0, threads=1)
 
 
 # --- a job ------------------------------------------------------------------------------------------------------------
@@ -141,7 +144,7 @@ def _run(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, con
                 if share is None:
                     raise Unfinished(f"{folder.url}: shards that were committed are gone; go on with: {_again(folder)}")
                 _make_shards(config, ledger, share, done, lease, stop, console)
-            summary = ledger.finalise()
+            summary = finalise(ledger, None if plan.ranges <= RANGES_HERE else _on_ray(config, ledger, lease, stop))
         made = len(plan) - len(done)
         return Outcome(output=folder.url, model=config.model, summary=summary, made_shards=made)
 
@@ -191,11 +194,11 @@ def _frame_budget(config: JobConfig, share: Share) -> int:
 
 @contextlib.contextmanager
 def _workplace(config: JobConfig, folder: Folder, shards: int) -> Iterator[tuple[Share | None, Stop]]:
-    """Ray, and the share of it that a worker gets; None where only the end of the job is left to do."""
+    """Ray, and the share of it that a worker gets; None where only the end of a small job is left to do."""
     stop = Stop()
     if config.ray_address is None:
         device_of(config)  # a GPU that is not here is bad input, to be said before Ray starts
-    if exists(folder) and len(Ledger.open(folder).committed()) == shards:
+    if shards <= RANGES_HERE * RANGE_SHARDS and exists(folder) and len(Ledger.open(folder).committed()) == shards:
         with stop.listening():
             yield None, stop
         return
@@ -216,7 +219,7 @@ def gpus_of(config: JobConfig) -> float:
 
 
 def _make_shards(
-    config: JobConfig, ledger: Ledger, share: Share, done: set[int], lease: Lease, stop: Stop, console: Console
+    config: JobConfig, ledger: Ledger, share: Share, done: ShardSet, lease: Lease, stop: Stop, console: Console
 ) -> None:
     plan, folder = ledger.plan, ledger.folder
     given, frozen = config.batch.max_frames, ledger.job["config"]["batch"]["max_frames"]
@@ -232,7 +235,7 @@ def _make_shards(
     budget = recipe.arguments["max_frames"]
     left = (index for index in range(len(plan)) if index not in done)
     schedule = Schedule(left, rows=lambda shard: plan.shard(shard).rows)
-    meter = Meter(plan.rows, rows_before=sum(plan.shard(index).rows for index in done))
+    meter = Meter(plan.rows, rows_before=plan.rows_of(done))
     crew = Crew(
         recipe,
         workers=config.workers,
@@ -262,6 +265,34 @@ def _lost_or_asked(lease: Lease, stop: Stop) -> bool:
     if lease.lost is not None:
         lease.confirm()  # raises, with what happened
     return stop.requested
+
+
+def _on_ray(config: JobConfig, ledger: Ledger, lease: Lease, stop: Stop) -> Work:
+    """Workers for the end of a large job; they need no GPU."""
+    arguments = {"output": ledger.folder.url, "options": config.storage_options}
+    recipe = Recipe(make="jobs.finish:Finisher.open", arguments=arguments)
+
+    def work(tasks: Sequence[Task]) -> list[Any]:
+        log.info("finishing: %d tasks, the first is %s", len(tasks), tasks[0])
+        reports: dict[int, Any] = {}
+        schedule = Schedule(range(len(tasks)))
+        crew = Crew(
+            recipe,
+            workers=max(1, min(len(tasks), FINISHER_SHARE.slots(nodes()))),
+            share=FINISHER_SHARE,
+            payload=tasks.__getitem__,
+            describe=lambda number: str(tasks[number]),
+            stall_seconds=config.stall_seconds,
+        )
+        with stop.graceful():
+            crew.work(schedule, reports.__setitem__, lambda: _lost_or_asked(lease, stop))
+        if len(reports) < len(tasks):
+            why = [f"{tasks[number]}: {reason}" for number, reason in sorted(schedule.given_up.items())[:SHOWN_SHARDS]]
+            lines = [f"{ledger.folder.url}: all shards are done, but the end of the job is not", *why]
+            raise Unfinished("\n".join([*lines, f"go on with: {_again(ledger.folder)}"]))
+        return [reports[number] for number in range(len(tasks))]
+
+    return work
 
 
 def _what_is_left(ledger: Ledger, schedule: Schedule, stop: Stop) -> str:

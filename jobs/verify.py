@@ -13,7 +13,7 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,14 +21,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.errors import InputError, StorageError, StorageUnknown
-from jobs.finish import Summary, Tally
-from jobs.ledger import DATA, Ledger
+from jobs.ledger import DATA, DATA_NAME, DUPLICATES, FAILURES, INDEX, Ledger
 from jobs.manifest import Failure, Row, check_rows
 from jobs.parquet import read_parquet
 from jobs.plan import Shard
-from jobs.records import CommitRecord, StoredFile
+from jobs.records import CommitRecord, StoredFile, ids_digest, text_bytes
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_schema
+from jobs.tally import Summary, Tally
 from jobs.urls import Options
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
@@ -41,7 +41,8 @@ class Finding:
     """One thing that is wrong.
 
     Codes: ``record``, ``missing_file``, ``damaged_file``, ``unreadable_file``, ``index``, ``audio``, ``length``,
-    ``row_missing``, ``row_twice``, ``row_unknown``, ``failures``, ``missing_shard``, ``table``, ``totals``, ``stray``.
+    ``ids``, ``row_missing``, ``row_twice``, ``row_unknown``, ``failures``, ``missing_shard``, ``table``, ``totals``,
+    ``stray``.
     """
 
     code: str
@@ -88,16 +89,19 @@ def verify(
     folder = Folder(output, options)
     ledger = Ledger.open(folder)
     summary = ledger.summary()
-    names = ledger.record_names()
+    committed = ledger.committed()
     result = Verification(finished=summary is not None, shards_total=len(ledger.plan))
     check = _Check(ledger, options, result)
-    for done, (shard, name) in enumerate(sorted(names.items()), 1):
-        result.add(check.shard(shard, name))
-        on_shard(done, len(names))
+    done = 0
+    for number in range(ledger.plan.ranges):
+        for found in check.range(number):
+            result.add(found)
+            done += 1
+            on_shard(done, len(committed))
     if summary is None:
-        result.notes.append(f"the job is not finished: {len(names)} of {len(ledger.plan)} shards are committed")
+        result.notes.append(f"the job is not finished: {len(committed)} of {len(ledger.plan)} shards are committed")
     else:
-        result.add(check.whole(summary, set(names)))
+        result.add(check.whole(summary))
     return result
 
 
@@ -107,21 +111,39 @@ class _Check:
     def __init__(self, ledger: Ledger, options: Options | None, result: Verification) -> None:
         self._ledger, self._folder, self._options, self._result = ledger, ledger.folder, options, result
         self._config = ledger.job["config"]
-        self._named: set[str] = set()
-        self._tally = Tally()
+        self._tally = Tally.of([])
         columns = ledger.plan.manifest.columns
-        self._index = _Cursor(self._folder, "index.parquet", INDEX_SCHEMA, result.finished)
-        self._failures = _Cursor(self._folder, "failures.parquet", failures_schema(columns), result.finished)
+        self._index = _Cursor(self._folder, INDEX, INDEX_SCHEMA, result.finished)
+        self._failures = _Cursor(self._folder, FAILURES, failures_schema(columns), result.finished)
 
-    def shard(self, number: int, name: str) -> Iterator[Finding]:
-        """Everything about one committed shard."""
+    def range(self, number: int) -> Iterator[Iterator[Finding]]:
+        """Everything about the committed shards of a range, each in turn; last, in a finished output, what lies by."""
+        names = self._ledger.record_names(number)
+        records: list[CommitRecord] = []
+        for shard, name in names.items():
+            yield self._shard(shard, name, records)
+        self._tally = Tally.total([self._tally, Tally.of(records)])
+        if self._result.finished:
+            self._result.add(self._around(number, names, records))
+
+    def _around(self, number: int, names: Collection[int], records: Sequence[CommitRecord]) -> Iterator[Finding]:
+        """Shards without a record, and files that no record names."""
+        for shard in self._ledger.plan.range(number):
+            if shard not in names:
+                yield Finding("missing_shard", f"shard {shard}", "the job is finished, but this shard has no record")
+        named = {file.name for record in records for file in record.files()}
+        for name in self._ledger.data_names(number):
+            if name not in named:
+                yield _stray(name)
+
+    def _shard(self, number: int, name: str, records: list[CommitRecord]) -> Iterator[Finding]:
+        """Everything about one committed shard, whose record is added to ``records``."""
         try:
             record = self._ledger.read_record(number, name)
-        except (StorageError, FileNotFoundError) as error:
+        except StorageError as error:
             yield Finding("record", name, str(error))
             return
-        self._named.update(file.name for file in record.files())
-        list(self._tally.counting([record]))
+        records.append(record)
         self._result.shards_checked += 1
         contents: dict[str, bytes] = {}
         for file in record.files():
@@ -133,13 +155,10 @@ class _Check:
         yield from _check_counts(record, index, failures)
         if record.audio is not None and record.audio.name in contents:
             yield from self._audio(record.audio, contents.pop(record.audio.name), index)
-        yield from self._rows(self._ledger.plan.shard(number), index, failures)
+        yield from self._rows(self._ledger.plan.shard(number), record, index, failures)
 
-    def whole(self, summary: Summary, committed: set[int]) -> Iterator[Finding]:
+    def whole(self, summary: Summary) -> Iterator[Finding]:
         """What only a finished output has."""
-        for number in range(len(self._ledger.plan)):
-            if number not in committed:
-                yield Finding("missing_shard", f"shard {number}", "the job is finished, but this shard has no record")
         yield from self._index.end()
         yield from self._failures.end()
         yield from self._duplicates(summary)
@@ -150,8 +169,9 @@ class _Check:
             yield Finding("totals", "ledger/finished.json", message)
         for prefix in DATA:
             for name in self._folder.list(prefix):
-                if name not in self._named:
-                    yield Finding("stray", name, "no commit record names this file")
+                match = DATA_NAME.match(name)
+                if not match or int(match[1]) >= len(self._ledger.plan):
+                    yield _stray(name)
 
     def _content(self, file: StoredFile, contents: dict[str, bytes]) -> Iterator[Finding]:
         try:
@@ -183,8 +203,16 @@ class _Check:
         if found != len(expected):
             yield Finding("audio", file.name, f"{found} clips, the index has {len(expected)} rows")
 
-    def _rows(self, shard: Shard, index: pa.Table, failures: pa.Table) -> Iterator[Finding]:
+    def _rows(self, shard: Shard, record: CommitRecord, index: pa.Table, failures: pa.Table) -> Iterator[Finding]:
         """Whether each manifest row of the shard is there once, as itself."""
+        where = f"shard {shard.index}"
+        urls, numbers = self._ledger.plan.manifest.origins(shard.spans)
+        places = {place: at for at, place in enumerate(zip(urls, numbers.tolist(), strict=True))}
+        failed = [
+            places.get(place) for place in zip(*(failures[c].to_pylist() for c in ("manifest", "row")), strict=True)
+        ]
+        if ids_digest(_ids(shard.rows, index["id"], failures["id"], failed)) != record.ids:
+            yield Finding("ids", where, "the ids of its rows, made and failed, are not those that were committed")
         try:
             table = self._ledger.plan.manifest.read(shard.spans, self._options)
         except (InputError, StorageError) as error:
@@ -192,24 +220,21 @@ class _Check:
             if note not in self._result.notes:
                 self._result.notes.append(note)
             return
-        urls, numbers = self._ledger.plan.manifest.origins(shard.spans)
-        places = {place: at for at, place in enumerate(zip(urls, numbers.tolist(), strict=True))}
-        failed = [
-            places.get(place) for place in zip(*(failures[c].to_pylist() for c in ("manifest", "row")), strict=True)
-        ]
+        if ids_digest(table["id"]) != record.ids:
+            yield Finding("ids", where, "the ids that were committed are not those of the manifest's rows")
         rows, unusable = check_rows(table, job_seed=self._config["seed"], max_tokens=self._config["max_tokens"])
-        yield from _match_rows(f"shard {shard.index}", rows, unusable, failed, index)
+        yield from _match_rows(where, rows, unusable, failed, index)
 
     def _duplicates(self, summary: Summary) -> Iterator[Finding]:
         try:
-            rows = pq.read_metadata(io.BytesIO(self._folder.read("duplicates.parquet"))).num_rows
+            rows = pq.read_metadata(io.BytesIO(self._folder.read(DUPLICATES))).num_rows
         except FileNotFoundError:
             rows = 0
         except (pa.ArrowException, OSError) as error:
-            yield Finding("unreadable_file", "duplicates.parquet", str(error))
+            yield Finding("unreadable_file", DUPLICATES, str(error))
             return
         if rows != summary.duplicates:
-            yield Finding("table", "duplicates.parquet", f"{rows} rows, the totals say {summary.duplicates}")
+            yield Finding("table", DUPLICATES, f"{rows} rows, the totals say {summary.duplicates}")
 
 
 class _Cursor:
@@ -223,8 +248,10 @@ class _Cursor:
 
     def _open(self, folder: Folder) -> Iterator[pa.RecordBatch]:
         try:
-            with folder.open(self._name) as handle:
-                yield from pq.ParquetFile(handle).iter_batches(batch_size=BATCH_ROWS, use_threads=False)
+            # A large index is a folder of parts.
+            for name in folder.list(f"{self._name}/") or [self._name]:
+                with folder.open(name) as handle:
+                    yield from pq.ParquetFile(handle).iter_batches(batch_size=BATCH_ROWS, use_threads=False)
         except FileNotFoundError:
             self._problem = "the table is missing"
         except (pa.ArrowException, OSError, StorageError) as error:
@@ -259,6 +286,17 @@ class _Cursor:
 
     def _finding(self, message: str) -> Finding:
         return Finding("table", self._name, self._problem or message)
+
+
+def _stray(name: str) -> Finding:
+    return Finding("stray", name, "no commit record names this file")
+
+
+def _ids(rows: int, made: pa.ChunkedArray, failed: pa.ChunkedArray, places: Sequence[int | None]) -> pa.Array:
+    """The ids of a shard's rows in the order of the manifest: where none failed, the next one that was made is."""
+    failures = dict(zip(places, text_bytes(failed), strict=True))
+    others = iter(text_bytes(made))
+    return pa.array([failures[at] if at in failures else next(others, b"") for at in range(rows)], pa.large_binary())
 
 
 def _table(

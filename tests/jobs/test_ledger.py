@@ -6,7 +6,6 @@ import io
 import json
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,16 +13,15 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import finish
-from jobs.errors import InputError, JobError, LeaseHeld, StorageError, StorageUnknown, Unfinished
-from jobs.lease import Timing
+from jobs.errors import InputError, StorageError, StorageUnknown
+from jobs.finish import finalise
 from jobs.ledger import Ledger, exists
 from jobs.manifest import Manifest
 from jobs.plan import make_plan
 from jobs.records import CommitRecord
 from jobs.storage import Folder
 from jobs.verify import verify
-from tests.jobs.made_job import job_of, make, make_all, plan_of, prepare, start, write_manifest
+from tests.jobs.made_job import job_of, make, plan_of, prepare, start, write_manifest
 from tests.jobs.object_stores import ignore_conditions
 
 
@@ -73,7 +71,7 @@ def test_an_output_without_a_job_says_so(output: str) -> None:
     assert caught.value.exit_code == 2
 
 
-@pytest.mark.parametrize("name", ["audio/my-own-recording.wav", "index.parquet", "ledger/commits/00/0000000.json"])
+@pytest.mark.parametrize("name", ["audio/my-own-recording.wav", "index.parquet", "ledger/commits/0000/0000000.json"])
 def test_a_folder_with_something_else_in_it_is_no_output(output: str, manifest: str, name: str) -> None:
     folder = Folder(output)
     folder.put(name, b"precious")
@@ -103,7 +101,11 @@ def test_damage_of_job_and_plan_is_found(output: str, manifest: str) -> None:
     for name, data, says in (
         ("job.json", b"{", "job.json is damaged"),
         ("job.json", b"[]", "job.json is damaged"),
-        ("job.json", job.replace(b'"version": 1', b'"version": 99'), "another version"),
+        (
+            "job.json",
+            job.replace(b'"version": 2', b'"version": 1'),
+            "another version of s3gen .format 1, not 2.; finish it",
+        ),
         (plan_name, b"x", "plan cannot be read"),
         (plan_name, make_plan(Manifest.scan(manifest), 2).to_bytes(), "names the plan"),
     ):
@@ -290,110 +292,13 @@ def test_a_damaged_record_is_not_passed_over(tmp_path: Path, manifest: str) -> N
 
 def test_records_survive_their_json() -> None:
     record = CommitRecord(
-        shard=1, attempt="a", plan="p", rows=2, rows_done=0, rows_failed=2, samples=0, started_at=1.5, finished_at=2.5,
-        audio=None, index=None, failures=None,
+        shard=1, attempt="a", plan="p", ids="i", rows=2, rows_done=0, rows_failed=2, samples=0,
+        started_at=1.5, finished_at=2.5, audio=None, index=None, failures=None,
     )  # fmt: skip
     assert CommitRecord.from_bytes(record.to_bytes()) == record
 
 
-# --- the end ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_finished_output_has_each_row_once_and_nothing_else(output: str, manifest: str) -> None:
-    ledger = start(output, manifest)
-    for shard in (3, 0, 2, 1):
-        make(ledger, shard)
-    stray = ledger.attempt(1)
-    ledger.folder.put(stray.audio_name("parquet"), b"of a try that died")
-    ledger.folder.put(stray.index_name, b"of a try that died")
-    summary = ledger.finalise()
-    assert (summary.shards, summary.rows_total, summary.rows_done, summary.rows_failed) == (4, 14, 12, 2)
-    assert summary.exit_code == 3
-    assert summary.speed > 0
-
-    folder = Folder(output)
-    index, failures = table(folder, "index.parquet"), table(folder, "failures.parquet")
-    assert index["id"].to_pylist() == [
-        "u0",
-        "dir/../b.c",
-        "é\n'\"",
-        "u3",
-        "u4",
-        "u6",
-        "u7",
-        "u8",
-        *(f"u{n}" for n in range(10, 14)),
-    ]
-    assert sum(index["samples"].to_pylist()) == summary.samples
-    assert failures["id"].to_pylist() == ["u5", "u9"]
-    assert failures["error"].to_pylist() == ["token_out_of_range", "null_tokens"]
-    assert failures["row"].to_pylist() == [5, 9]
-    assert failures.column_names == ["id", "voice_id", "error", "message", "manifest", "row", "text", "tokens"]
-    assert set(folder.list("audio/")) == set(index["shard"].to_pylist())
-    assert not folder.exists("duplicates.parquet")
-    result = verify(output)
-    assert result.findings == []
-    assert result.finished
-
-
-def test_finishing_needs_every_shard(output: str, manifest: str) -> None:
-    ledger = start(output, manifest)
-    make(ledger, 0)
-    with pytest.raises(Unfinished, match="3 of 4 shards are not done; go on with: s3gen resume"):
-        ledger.finalise()
-    assert not ledger.folder.exists("index.parquet")
-
-
-def test_a_finished_job_is_finished_once(output: str, manifest: str) -> None:
-    ledger = start(output, manifest)
-    make_all(ledger)
-    first = ledger.finalise()
-    before = {name: ledger.folder.read(name) for name in ledger.folder.list()}
-    again = Ledger.open(Folder(output))
-    assert again.summary() == first
-    assert again.finalise() == first
-    assert {name: ledger.folder.read(name) for name in ledger.folder.list()} == before
-
-
-def test_a_kill_at_any_write_of_the_end_loses_nothing(
-    output: str, manifest: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Every write and delete of the end is the last one of some run."""
-
-    class Killed(BaseException):
-        pass
-
-    ledger = start(output, manifest)
-    make_all(ledger)
-    rival = prepare(ledger, 1)
-    left = [0]
-
-    def counted(plain: Any) -> Any:
-        def act(self: Folder, *args: Any) -> Any:
-            if left[0] == 0:
-                raise Killed
-            left[0] -= 1
-            return plain(self, *args)
-
-        return act
-
-    for kills in range(40):
-        left[0] = kills
-        with monkeypatch.context() as patch:
-            for kind in ("put", "upload", "delete"):
-                patch.setattr(Folder, kind, counted(getattr(Folder, kind)))
-            try:
-                Ledger.open(Folder(output)).finalise()
-                break
-            except Killed:
-                pass
-        assert [finding for finding in verify(output).findings if finding.code != "stray"] == []
-        # Between two runs a try that was given up for dead commits after all.
-        if all(ledger.folder.exists(file.name) for file in rival[1].files()):
-            Ledger.open(Folder(output)).commit(*rival)
-    assert kills > 3
-    Ledger.open(Folder(output)).finalise()
-    assert verify(output).findings == []
+# --- stores without put-if-absent -------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -413,12 +318,12 @@ def test_a_late_smaller_try_does_not_undo_the_choice(
     for shard in (0, 2, 3):
         make(ledger, shard)
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.ledger.write_tables", _interrupt)
+        patch.setattr("jobs.finish._make_tables", _interrupt)
         with pytest.raises(KeyboardInterrupt):
-            ledger.finalise()
+            finalise(ledger)
     assert not Ledger.open(Folder(blind)).commit(*zombie)
     assert not any(ledger.folder.exists(file.name) for file in zombie[1].files())
-    Ledger.open(Folder(blind)).finalise()
+    finalise(Ledger.open(Folder(blind)))
     assert verify(blind).findings == []
     assert chosen[1].audio is not None
     assert chosen[1].audio.name in table(Folder(blind), "index.parquet")["shard"].to_pylist()
@@ -440,7 +345,7 @@ def test_the_end_and_two_tries_between_its_look_and_its_choice(
     plain, happened = Folder.put, []
 
     def overtaken(self: Folder, name: str, data: bytes) -> None:
-        if name.endswith("0000001.json") and not happened:
+        if name.endswith("chosen.json") and not happened:
             happened.append(name)
             assert worker.commit(*smaller)
             assert not worker.commit(*seen)
@@ -448,7 +353,7 @@ def test_the_end_and_two_tries_between_its_look_and_its_choice(
 
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "put", overtaken)
-        ledger.finalise()
+        finalise(ledger)
     assert happened
     assert verify(blind).findings == []
 
@@ -457,9 +362,9 @@ def test_a_try_that_asks_after_its_record_was_fixed_has_won(blind: str, manifest
     ledger = start(blind, manifest)
     tries = [prepare(ledger, shard) for shard in range(4)]
     assert all(ledger.commit(*each) for each in tries)
-    ledger.finalise()
+    finalise(ledger)
     assert ledger.commit(*tries[1])
-    ledger.finalise()
+    finalise(ledger)
     assert verify(blind).findings == []
 
 
@@ -471,114 +376,6 @@ def test_an_output_moved_to_a_store_without_the_condition_is_not_committed_to(
     ledger = Ledger.open(Folder(place))
     with pytest.raises(StorageError, match="no atomic put-if-absent"):
         make(ledger, 0)
-
-
-def test_ids_in_two_shards_are_listed_with_their_later_places(output: str, tmp_path: Path) -> None:
-    ids = [f"u{n}" for n in range(14)]
-    ids[6], ids[10], ids[12] = "u0", "u0", "u3"
-    manifest = write_manifest(tmp_path / "in" / "doubled.parquet", id=ids)
-    ledger = start(output, manifest)
-    make_all(ledger)
-    summary = ledger.finalise()
-    duplicates = table(ledger.folder, "duplicates.parquet")
-    assert duplicates["id"].to_pylist() == ["u0", "u0", "u3"]
-    assert summary.duplicates == 3
-    assert summary.exit_code == 3
-    index = {(row["shard"], row["row"]): row for row in table(ledger.folder, "index.parquet").to_pylist()}
-    for row in duplicates.to_pylist():
-        assert index[row["shard"], row["row"]]["id"] == row["id"]
-        assert index[row["shard"], row["row"]]["voice_id"] == row["voice_id"]
-    assert verify(output).findings == []
-
-
-def test_hashes_that_collide_make_no_duplicates(tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(finish, "_hash", lambda row_id: 7)
-    ledger = start(str(tmp_path / "out"), manifest)
-    make_all(ledger)
-    assert ledger.finalise().duplicates == 0
-
-
-def test_a_job_of_good_rows_has_an_empty_failures_table(tmp_path: Path) -> None:
-    manifest = write_manifest(tmp_path / "m.parquet")
-    rows = pq.read_table(manifest)
-    pq.write_table(rows.slice(0, 5), manifest)
-    output = str(tmp_path / "out")
-    ledger = start(output, manifest)
-    make_all(ledger)
-    assert ledger.finalise().exit_code == 0
-    failures = table(ledger.folder, "failures.parquet")
-    assert failures.num_rows == 0
-    assert failures.column_names[:6] == ["id", "voice_id", "error", "message", "manifest", "row"]
-
-
-def test_a_job_of_bad_rows_has_an_empty_index(tmp_path: Path) -> None:
-    manifest = write_manifest(tmp_path / "m.parquet")
-    pq.write_table(pq.read_table(manifest).slice(5, 1), manifest)
-    output = str(tmp_path / "out")
-    ledger = start(output, manifest)
-    make_all(ledger)
-    assert ledger.finalise().exit_code == 3
-    assert table(ledger.folder, "index.parquet").num_rows == 0
-    assert ledger.folder.list("audio/") == []
-    assert verify(output).findings == []
-
-
-def test_the_index_is_written_in_parts_of_any_number(
-    tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(finish, "ROW_GROUP_ROWS", 5)
-    monkeypatch.setattr(finish, "READ_AHEAD", 1)
-    ledger = start(str(tmp_path / "out"), manifest)
-    make_all(ledger)
-    ledger.finalise()
-    assert table(ledger.folder, "index.parquet").num_rows == 12
-    assert verify(str(tmp_path / "out")).findings == []
-
-
-def test_a_part_that_was_damaged_stops_the_end(tmp_path: Path, manifest: str) -> None:
-    ledger = start(str(tmp_path / "out"), manifest)
-    make_all(ledger)
-    record = next(ledger.records())
-    assert record.index is not None
-    ledger.folder.put(record.index.name, b"x")
-    with pytest.raises(StorageError, match="is damaged: it is not what was committed"):
-        ledger.finalise()
-    ledger.folder.delete(record.index.name)
-    with pytest.raises(StorageError, match="is missing; a commit record names it"):
-        ledger.finalise()
-    assert ledger.summary() is None
-
-
-def test_who_lost_the_lease_does_not_finish(place: str, manifest: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    ledger, other = start(place, manifest), Ledger.open(Folder(place))
-    make_all(ledger)
-    with ledger.lease() as lease:
-        late = Timing(stale=-1e9, beat=1e6)  # takes any lease for lapsed
-        with other.lease(timing=late), pytest.raises(LeaseHeld, match="lost the output"):
-            ledger.finalise()
-        assert lease.lost is not None
-    assert not ledger.folder.exists("index.parquet")
-    with other.lease(timing=late):
-        other.finalise()
-    assert verify(place).findings == []
-
-
-def test_a_lease_lost_while_the_tables_are_made_stops_before_they_are_published(
-    place: str, manifest: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    ledger, other = start(place, manifest), Ledger.open(Folder(place))
-    make_all(ledger)
-    plain = finish._duplicates
-    late = Timing(stale=-1e9, beat=1e6)
-
-    def taken_over(*args: Any) -> Iterator[Any]:
-        with other.lease(timing=late):
-            yield from plain(*args)
-
-    monkeypatch.setattr(finish, "_duplicates", taken_over)
-    with ledger.lease(), pytest.raises(JobError, match="lost the output"):
-        ledger.finalise()
-    assert not ledger.folder.exists("index.parquet")
 
 
 def test_job_json_is_readable_and_says_what_the_job_is(tmp_path: Path, manifest: str) -> None:

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from jobs.errors import InputError
-from jobs.finish import Tally
+from jobs.finish import finalise
 from jobs.lease import Timing, is_live, read_lease
 from jobs.records import CommitRecord
 from jobs.status import status
+from jobs.tally import Tally
 from tests.jobs.made_job import make, make_all, start, write_manifest
 
 
@@ -41,7 +42,7 @@ def test_a_job_from_its_start_to_its_end(place: str, manifest: str) -> None:
     make_all(ledger)
     before = status(place)
     assert (before.state, before.shards_done) == ("stopped", 4)  # all is made, but it is not finished
-    ledger.finalise()
+    finalise(ledger)
     finished = status(place)
     assert (finished.state, finished.rows_done, finished.rows_failed, finished.eta_seconds) == ("finished", 12, 2, 0.0)
     assert finished.audio_seconds == before.audio_seconds
@@ -53,7 +54,7 @@ def test_the_keys_are_those_of_the_contract(tmp_path: Path, manifest: str) -> No
     values = json.loads(json.dumps(status(str(tmp_path / "out")).as_dict()))
     assert list(values) == [
         *("state", "shards_total", "shards_done", "rows_total", "rows_done", "rows_failed"),
-        *("audio_seconds", "speed", "eta_seconds"),
+        *("audio_seconds", "speed", "eta_seconds", "estimated"),
     ]
 
 
@@ -82,14 +83,13 @@ def test_a_run_that_is_silent_for_half_a_minute_counts_as_stopped(tmp_path: Path
     ],
 )
 def test_speed_is_audio_per_second_in_which_something_was_in_work(times: list[tuple[int, int]], busy: int) -> None:
-    tally = Tally()
     records = [
         CommitRecord(
-            shard=n, attempt="a", plan="p", rows=1, rows_done=1, rows_failed=0, samples=24_000 * 60,
+            shard=n, attempt="a", plan="p", ids="i", rows=1, rows_done=1, rows_failed=0, samples=24_000 * 60,
             started_at=1e9 + start, finished_at=1e9 + end, audio=None, index=None, failures=None,
         )
         for n, (start, end) in enumerate(times)
     ]  # fmt: skip
-    assert list(tally.counting(records)) == records
+    tally = Tally.of(records)
     assert tally.speed == pytest.approx(60 * len(times) / busy)
     assert tally.shards == len(times)

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.errors import InputError
+from jobs.finish import finalise
 from jobs.ledger import Ledger
 from jobs.records import CommitRecord, StoredFile
 from jobs.verify import verify
@@ -32,7 +33,7 @@ def ledger(request: pytest.FixtureRequest, tmp_path: Path, manifest: str) -> Led
     """A finished job of local files."""
     made = start(str(tmp_path / "out"), manifest, format=request.param)
     make_all(made)
-    made.finalise()
+    finalise(made)
     return made
 
 
@@ -49,7 +50,7 @@ def record_of(ledger: Ledger, shard: int) -> CommitRecord:
 
 def rewrite(ledger: Ledger, shard: int, **changes: Any) -> None:
     """Another record under the same name."""
-    name = ledger.record_names()[shard]
+    name = ledger.record_names(0)[shard]
     ledger.folder.put(name, replace(record_of(ledger, shard), **changes).to_bytes())
 
 
@@ -89,7 +90,7 @@ def test_what_is_whole_is_called_whole(ledger: Ledger) -> None:
 def test_an_output_on_any_store_is_verified(place: str, manifest: str) -> None:
     made = start(place, manifest)
     make_all(made)
-    made.finalise()
+    finalise(made)
     assert verify(place).findings == []
     made.folder.delete(made.folder.list("audio/")[0])
     assert {finding.code for finding in verify(place).findings} == {"missing_file"}
@@ -145,7 +146,7 @@ def test_a_flipped_bit_is_found_in_every_file(ledger: Ledger) -> None:
 
 
 def test_a_missing_record_and_a_damaged_one_are_found(ledger: Ledger) -> None:
-    name = ledger.record_names()[2]
+    name = ledger.record_names(0)[2]
     data = ledger.folder.read(name)
     ledger.folder.put(name, b"{}")
     assert "record" in found(ledger)
@@ -240,7 +241,7 @@ def test_audio_of_the_wrong_length_rate_or_kind_is_found(tmp_path: Path, manifes
 
     made = start(str(tmp_path / "out"), manifest)
     make_all(made)
-    made.finalise()
+    finalise(made)
     audio, index = record_of(made, 0).audio, record_of(made, 0).index
     assert audio is not None
     assert index is not None
@@ -274,7 +275,7 @@ def test_audio_of_the_wrong_length_rate_or_kind_is_found(tmp_path: Path, manifes
 def test_a_tar_that_ends_early_or_lost_a_member_is_found(tmp_path: Path, manifest: str) -> None:
     made = start(str(tmp_path / "out"), manifest, format="webdataset")
     make_all(made)
-    made.finalise()
+    finalise(made)
     audio = record_of(made, 0).audio
     assert audio is not None
     whole = made.folder.read(audio.name)

@@ -24,6 +24,7 @@ import torch
 from jobs import encoding
 from jobs.config import config_from
 from jobs.errors import InputError, StorageError, StorageUnknown
+from jobs.finish import finalise
 from jobs.isolation import Death
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest, derived_seed
@@ -308,7 +309,7 @@ def test_a_shard_without_one_good_row_is_committed_without_audio(
     report = _run(ledger, tiny_model, table)
     assert (report.rows_done, report.rows_failed, report.samples) == (0, 3, 0)
     assert _files(ledger, "audio/") == []
-    assert ledger.finalise().rows_failed == 3
+    assert finalise(ledger).rows_failed == 3
 
 
 @pytest.mark.parametrize("where", ["audio/", "ledger/index/", "ledger/commits/"])
@@ -504,7 +505,7 @@ def test_the_next_shard_is_read_while_one_is_computed_and_the_last_one_uploaded(
         computing.open.set()
         uploading.open.set()
         assert [future.result(SECONDS).rows_done for future in (first, second, third)] == [2, 2, 2]
-    assert ledger.finalise().rows_done == 6
+    assert finalise(ledger).rows_done == 6
 
 
 @pytest.mark.parametrize("part", ["encoder", "upload", "spool", "read"])
@@ -531,7 +532,7 @@ def test_a_shard_that_fails_beside_others_harms_none_of_them(
     assert not [name for name in _files(ledger) if "/0000001" in name]
     monkeypatch.undo()
     assert worker.run(1).counted
-    assert ledger.finalise().rows_done == 10
+    assert finalise(ledger).rows_done == 10
 
 
 def _break_second_shard(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, part: str) -> None:
