@@ -19,7 +19,13 @@ from jobs.faults import Doubtful, described, passes, status_of, surely_failed, u
 T = TypeVar("T")
 log = logging.getLogger(__name__)
 
+_ALL = "all stores"
 _REACHED: set[str] = set()  # the stores that have answered this process
+
+
+def trust_addresses() -> None:
+    """Every store is waited for from the first request on: another process has sent this one, and reached them."""
+    _REACHED.add(_ALL)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,11 +62,12 @@ class Patience:
             except Exception as error:
                 if status_of(error) is not None or isinstance(error, FileNotFoundError | FileExistsError):
                     self.reached.add(store)
-                wait = trouble.met(error, self.total if store in self.reached else min(self.stranger, self.total))
+                known = store in self.reached or _ALL in self.reached
+                wait = trouble.met(error, self.total if known else min(self.stranger, self.total))
                 if wait is not None:
                     self.sleep(wait)
                     continue
-                if store not in self.reached and unreached(error):
+                if not known and unreached(error):
                     error.add_note("check the address (endpoint_url, AWS_ENDPOINT_URL) and the network")
                 if writing and trouble.doubt and surely_failed(error):
                     raise Doubtful(described(error)) from error

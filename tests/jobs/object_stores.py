@@ -85,8 +85,8 @@ def moto_server() -> Iterator[Endpoint]:
 class RcloneServer:
     """`rclone serve s3` over a local folder; its buckets are the folders in it.
 
-    It may be killed and started again, on the same port and folder. It checks signatures, ignores the condition of a
-    conditional write, and a write that a kill cuts short can stay behind torn: S3 would not do that.
+    It may be killed and started again, on the same port and folder. It checks signatures, and ignores the condition of
+    a conditional write. A write that a kill cuts short leaves a hidden file in the folder, and no object.
     """
 
     def __init__(self, root: Path) -> None:

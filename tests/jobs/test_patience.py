@@ -17,8 +17,9 @@ from botocore.exceptions import (
     ReadTimeoutError,
 )
 
+from jobs import patience
 from jobs.faults import Doubtful, passes, surely_failed, translated, unreached
-from jobs.patience import Patience
+from jobs.patience import Patience, trust_addresses
 
 
 @dataclass
@@ -145,6 +146,14 @@ def test_a_store_that_has_answered_once_is_waited_for(first: Any) -> None:
         repeat(patience, iter([first, "made"]))
     assert repeat(patience, iter([refused()] * 12 + ["made"])) == "made"
     assert clock.now - 100.0 > 150.0
+
+
+def test_a_worker_sent_into_an_outage_waits_for_it_to_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patience, "_REACHED", set())
+    clock = Clock()
+    trust_addresses()
+    given = Patience(clock=lambda: clock.now, sleep=clock.sleep, chance=lambda: 1.0)
+    assert repeat(given, iter([refused()] * 12 + ["made"])) == "made"
 
 
 def test_a_short_patience_ends_soon_with_a_store_that_is_known_or_not() -> None:
