@@ -107,4 +107,4 @@ def read_slice(folder: Folder, part: Slice, kind: np.dtype[Any]) -> Records:
     """The records in a slice of a file."""
     if part.start == part.stop:
         return np.empty(0, kind)
-    return np.frombuffer(folder.read(part.name)[part.start : part.stop], kind)
+    return np.frombuffer(folder.read(part.name, part.start, part.stop), kind)
