@@ -118,6 +118,8 @@ def test_one_row_can_be_read_without_the_whole_shard(tmp_path: Path) -> None:
         (0.1, pa.float64(), 0.1),
         (1_234_567_891, pa.timestamp("ns"), "1970-01-01 00:00:01.234567891"),
         (1, pa.timestamp("us", "UTC"), "1970-01-01 00:00:00.000001Z"),
+        (1, pa.timestamp("ms", "Europe/Berlin"), "1970-01-01 00:00:00.001Z"),
+        (1, pa.timestamp("ms", "Nowhere/Land"), "1970-01-01 00:00:00.001Z"),
         (datetime.date(2024, 2, 29), pa.date32(), "2024-02-29"),
         (5, pa.time64("ns"), "00:00:00.000000005"),
         (7, pa.duration("ms"), 7),
