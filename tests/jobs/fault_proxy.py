@@ -73,6 +73,13 @@ class FaultProxy:
         self._server.server_close()
         self._thread.join()
 
+    def reset(self) -> None:
+        """No faults, and none counted."""
+        with self._lock:
+            self.faults = Faults()
+            self.met.clear()
+            self._wanted.clear()
+
     def next(self, fault: str, method: str, part: str, times: int = 1) -> None:
         """The next requests of that method with ``part`` in path or query meet this fault, each once."""
         assert fault in KINDS, fault

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -14,11 +16,15 @@ import pytest
 
 from jobs import s3 as s3_room
 from jobs.errors import JobError, StorageError, StorageUnknown
+from jobs.finish import finalise
 from jobs.inputs import expand, open_input, stat_input
+from jobs.lease import Timing, take_lease
 from jobs.patience import PATIENT, Patience
 from jobs.s3 import part_bytes
 from jobs.storage import Folder
+from jobs.verify import verify
 from tests.jobs.fault_proxy import FaultProxy, Faults
+from tests.jobs.made_job import make_all, start, write_manifest
 from tests.jobs.object_stores import Endpoint, RcloneServer
 
 QUICK = Patience(first_wait=0.01, longest_wait=0.1, total=20.0)
@@ -27,11 +33,18 @@ ALL_KINDS = Faults(slow_down=0.08, reset_before=0.05, reset_after=0.08, cut=0.05
 MIB = 1 << 20
 
 
-@pytest.fixture
-def proxy(s3_endpoint: Endpoint) -> Iterator[FaultProxy]:
-    """A proxy before moto's server, without faults so far."""
+@pytest.fixture(scope="module")
+def kept_proxy(s3_endpoint: Endpoint) -> Iterator[FaultProxy]:
+    # One port for all tests: a client for each would take longer than they do.
     with FaultProxy(s3_endpoint.url, seed=5) as proxy:
         yield proxy
+
+
+@pytest.fixture
+def proxy(kept_proxy: FaultProxy) -> FaultProxy:
+    """A proxy before moto's server, without faults so far."""
+    kept_proxy.reset()
+    return kept_proxy
 
 
 @pytest.fixture
@@ -53,9 +66,12 @@ def direct(s3_endpoint: Endpoint, bucket: str) -> Folder:
     return Folder(f"{bucket}/place", s3_endpoint.options())
 
 
-def uploads(endpoint: Endpoint, bucket: str) -> list[Any]:
+def uploads(endpoint: Endpoint, bucket: str) -> int:
     """Multipart uploads that were neither completed nor aborted."""
-    return list(endpoint.client().list_multipart_uploads(Bucket=bucket.removeprefix("s3://")).get("Uploads", []))
+    with urllib.request.urlopen(f"{endpoint.url}/{bucket.removeprefix('s3://')}?uploads") as answer:
+        listing = answer.read()
+    assert b"ListMultipartUploadsResult" in listing
+    return int(listing.count(b"<UploadId>"))
 
 
 @pytest.fixture
@@ -181,6 +197,31 @@ def test_a_wrong_address_says_so_within_seconds(bucket: str, proxy: FaultProxy) 
             look()
 
 
+def test_a_heartbeat_does_not_wait_for_minutes(folder: Folder, proxy: FaultProxy) -> None:
+    with take_lease(folder, timing=Timing(beat=0.3)) as lease:
+        proxy.faults = Faults(slow_down=1.0)
+        began = time.monotonic()
+        with pytest.raises(JobError):
+            lease.renew()
+        assert time.monotonic() - began < QUICK.total / 4
+        proxy.faults = Faults()
+        lease.renew()
+        assert lease.lost is None
+
+
+def test_a_whole_job_is_committed_through_a_bad_connection(
+    proxy: FaultProxy, bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Endpoint(proxy.endpoint).use(monkeypatch)
+    manifest = write_manifest(tmp_path / "manifest.parquet")
+    proxy.faults = Faults(slow_down=0.03, reset_before=0.02, reset_after=0.04, cut=0.02)
+    ledger = start(f"{bucket}/out", manifest)
+    make_all(ledger)
+    finalise(ledger)
+    assert verify(f"{bucket}/out").findings == []
+    assert proxy.met["reset_after"] > 1
+
+
 # --- a store that dies ------------------------------------------------------------------------------------------------
 
 
@@ -240,7 +281,7 @@ def test_an_upload_in_parts_through_a_bad_connection_is_whole(
     folder.upload("audio/shard", tmp_path / "shard")
     assert direct.read("audio/shard") == data
     assert sum(proxy.met[kind] for kind in ("reset_after", "reset_before", "slow_down")) == 4
-    assert uploads(s3_endpoint, bucket) == []
+    assert uploads(s3_endpoint, bucket) == 0
     folder.put("audio/other", data)
     assert direct.read("audio/other") == data
 
@@ -254,12 +295,12 @@ def test_an_upload_that_fails_is_aborted(
     with pytest.raises(JobError, match="reduce your request rate"):
         folder.with_patience(HASTY).put("audio/shard", bytes(12 * MIB))
     assert direct.list() == []
-    assert uploads(s3_endpoint, bucket) == []
+    assert uploads(s3_endpoint, bucket) == 0
 
 
 @pytest.mark.usefixtures("small_parts")
 def test_an_upload_that_is_interrupted_is_aborted(
-    s3_endpoint: Endpoint, direct: Folder, bucket: str, monkeypatch: pytest.MonkeyPatch
+    folder: Folder, s3_endpoint: Endpoint, direct: Folder, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     choose = FaultProxy.choose
 
@@ -268,13 +309,12 @@ def test_an_upload_that_is_interrupted_is_aborted(
             os.kill(os.getpid(), signal.SIGINT)
         return choose(self, method, path)
 
-    with FaultProxy(s3_endpoint.url) as proxy, monkeypatch.context() as patch:
-        folder = Folder(f"{bucket}/place", Endpoint(proxy.endpoint).options(), patience=QUICK)
+    with monkeypatch.context() as patch:
         patch.setattr(FaultProxy, "choose", interrupting)
         with pytest.raises(KeyboardInterrupt):
             folder.put("audio/shard", bytes(22 * MIB))
     assert direct.list() == []
-    assert uploads(s3_endpoint, bucket) == []
+    assert uploads(s3_endpoint, bucket) == 0
 
 
 @pytest.mark.usefixtures("small_parts")
@@ -293,7 +333,7 @@ def test_a_file_that_is_written_while_it_is_uploaded_is_not_published(
     with pytest.raises(StorageError, match="changed while it was uploaded"):
         folder.upload("audio/shard", tmp_path / "shard")
     assert direct.list() == []
-    assert uploads(s3_endpoint, bucket) == []
+    assert uploads(s3_endpoint, bucket) == 0
 
 
 # --- credentials ------------------------------------------------------------------------------------------------------
