@@ -17,9 +17,11 @@ RAY_STAMP := $(PARITY_VENV)/.ray
 REFERENCE_RAY := $(if $(PARITY_PYTHON),,$(RAY_STAMP))
 # Arguments of benchmarks.engine
 BENCH_ARGS ?=
+# Arguments of tests.chaos, such as --seed 7 --store rclone
+CHAOS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test parity bench bench-ray lint format clean
+.PHONY: help setup demo test chaos parity bench bench-ray lint format clean
 
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +47,9 @@ demo: setup ## run the main job on the clips of demo/voices (MODEL=random:tiny: 
 
 test: setup ## run all tests
 	$(BIN)/python -m pytest
+
+chaos: setup ## kill a job's processes fifty times, and say what was lost (minutes)
+	$(BIN)/python -m tests.chaos --report build/chaos $(CHAOS_ARGS)
 
 parity: setup $(REFERENCE) ## hold the full-size model against the reference implementation (minutes, 3 GB of disk)
 	$(BIN)/python -m parity.check --reference-python $(REFERENCE_PYTHON) $(PARITY_ARGS)
