@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import ray
 
+from jobs.patience import trust_addresses
 from jobs.schedule import BrokenWorker
 
 MOST_AT_ONCE = 4  # tasks in a worker's hands, whatever it asks for
@@ -68,6 +69,7 @@ class Hand:
     def load(self, recipe: Recipe, environment: Mapping[str, str]) -> int:
         """Makes the worker; answers how many tasks it takes at once."""
         os.environ.update(environment)
+        trust_addresses()
         self._worker = self._threads.submit(recipe).result()
         tasks = min(getattr(self._worker, "tasks_at_once", 1), MOST_AT_ONCE)
         if tasks > 1:

@@ -48,6 +48,7 @@ from s3gen.constants import SAMPLE_RATE
 log = logging.getLogger(__name__)
 
 SHOWN_SHARDS = 3  # that were given up, in the error
+VOICES_STALL_SECONDS = 1_800.0  # without a group of voices, after which a worker is ended
 RANGES_HERE = 4  # of shards, whose end this process makes by itself
 FINISHER_SHARE = Share(cpus=1, gpus=0, threads=1)
 
@@ -244,16 +245,19 @@ def _make_shards(
         describe="shard {}".format,
         stall_seconds=config.stall_seconds,
     )
+    made = 0
     with showing(meter, console) as changed, stop.graceful():
 
         def on_report(shard: int, report: ShardReport) -> None:
+            nonlocal made
+            made += 1
             log.debug("shard %d: %d rows, %d failed", shard, report.rows_done, report.rows_failed)
             meter.add(done=report.rows_done, failed=report.rows_failed, audio_seconds=report.samples / SAMPLE_RATE)
             changed()
 
         crew.work(schedule, on_report, lambda: _lost_or_asked(lease, stop))
     if stop.requested or schedule.given_up:
-        raise Unfinished(_what_is_left(ledger, schedule, stop))
+        raise Unfinished(_what_is_left(ledger, len(plan) - len(done) - made, schedule, stop))
 
 
 def _order(shard: int, case: Case, max_frames: int) -> Order:
@@ -295,8 +299,8 @@ def _on_ray(config: JobConfig, ledger: Ledger, lease: Lease, stop: Stop) -> Work
     return work
 
 
-def _what_is_left(ledger: Ledger, schedule: Schedule, stop: Stop) -> str:
-    left = len(ledger.plan) - len(ledger.committed())
+def _what_is_left(ledger: Ledger, left: int, schedule: Schedule, stop: Stop) -> str:
+    # As far as this process knows: a run that ends since its store is gone does not ask that.
     lines = [f"{ledger.folder.url}: {left} of {len(ledger.plan)} shards are not done"]
     if stop.requested:
         lines[0] += f", stopped by {stop.signal}"
@@ -403,7 +407,14 @@ def _voices_on_ray(
             },
         )
         describe = "part {} of the voices".format
-        crew = Crew(recipe, workers=order.workers, share=share, payload=parts.__getitem__, describe=describe)
+        crew = Crew(
+            recipe,
+            workers=order.workers,
+            share=share,
+            payload=parts.__getitem__,
+            describe=describe,
+            stall_seconds=VOICES_STALL_SECONDS,
+        )
         with stop.graceful():
             crew.work(schedule, on_part, lambda: stop.requested)
     if len(reports) < len(parts):

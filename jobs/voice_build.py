@@ -32,6 +32,7 @@ from jobs.errors import InputError, StorageError
 from jobs.inputs import open_input, stat_input
 from jobs.models import open_model
 from jobs.parquet import read_parquet
+from jobs.pulse import Pulse
 from jobs.storage import Folder
 from jobs.transfer import Fetch
 from jobs.urls import Options, absolute_url, is_url
@@ -83,11 +84,16 @@ class PartReport:
 
 
 class VoiceMaker:
-    """Makes the parts of one table; a plain class that a worker holds."""
+    """Makes the parts of one table; a plain class that a worker holds.
+
+    Attributes:
+        pulse: moves on with each group of clips.
+    """
 
     def __init__(
         self, model: S3GenModel, parts: Folder, *, max_seconds: float = MAX_SECONDS, options: Options | None = None
     ) -> None:
+        self.pulse = Pulse()
         self._model = model
         self._parts = parts
         self._max_seconds = max_seconds
@@ -149,6 +155,7 @@ class VoiceMaker:
                 # A GPU has the next group's work before its results of this one are waited for.
                 if before is not None:
                     yield from before.rows()
+                    self.pulse.beat()
                 before = embedded
             if before is not None:
                 yield from before.rows()
