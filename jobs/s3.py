@@ -62,7 +62,7 @@ class S3Store(RemoteStore):
         bucket, root = self._place("")
         start: dict[str, Any] = {}
         while True:
-            page = self._page(bucket, root + prefix, start)
+            page = self._page(self._url(prefix), Bucket=bucket, Prefix=root + prefix, **start)
             for entry in page.get("Contents", []):
                 name = entry["Key"].removeprefix(root)
                 if name and not name.endswith("/"):
@@ -71,10 +71,9 @@ class S3Store(RemoteStore):
                 return
             start = {"ContinuationToken": page["NextContinuationToken"]}
 
-    def _page(self, bucket: str, prefix: str, start: dict[str, Any]) -> Any:
-        url = f"s3://{bucket}/{prefix}"
+    def _page(self, url: str, **parameters: Any) -> Any:
         try:
-            return self._request("list", url, "list_objects_v2", Bucket=bucket, Prefix=prefix, **start)
+            return self._request("list", url, "list_objects_v2", **parameters)
         except FileNotFoundError as error:
             if code_of(error) == "NoSuchBucket":
                 raise OSError(str(error)) from error

@@ -71,7 +71,10 @@ class Folder:
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> bytes:
-        """The object as it is now, or its bytes from ``start`` to before ``stop``. FileNotFoundError when absent."""
+        """The object as it is now, or its bytes from ``start``, which it must have, to before ``stop``.
+
+        FileNotFoundError when absent.
+        """
         with self._errors("read", name, writing=False):
             return self._store.read(_checked(name), start, stop)
 
