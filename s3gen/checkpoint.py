@@ -14,6 +14,7 @@ import io
 import json
 import os
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -228,6 +229,7 @@ def _parse_safetensors(name: str, place: _Folder | _Remote) -> tuple[dict[str, T
 def _parse_torch(name: str, place: _Folder | _Remote) -> dict[str, Tensor]:
     try:
         source = place.path / name if isinstance(place, _Folder) else io.BytesIO(place.read(name))
+        _refuse_packed(source)
         state = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make the reader raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
@@ -243,6 +245,16 @@ def _parse_torch(name: str, place: _Folder | _Remote) -> dict[str, Tensor]:
             f"{_list(strange)}"
         )
     return dict(state)
+
+
+def _refuse_packed(source: Path | io.BytesIO) -> None:
+    """ValueError: a zip archive with compressed entries. Torch writes none; they may unfold to any size."""
+    if zipfile.is_zipfile(source):
+        with zipfile.ZipFile(source) as archive:
+            if packed := [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]:
+                raise ValueError(f"its entry {packed[0]!r} is compressed")
+    if not isinstance(source, Path):
+        source.seek(0)
 
 
 def _is_whole(value: Tensor) -> bool:
