@@ -13,6 +13,9 @@ The holder renews its object every few seconds from a thread. Whoever finds a le
 clocks of machines differ: unchanged for ``LAPSE_SECONDS``, it has lapsed. It has at once when it was released, when its
 process was on this host and is gone, or when its time lies so far back that no clock is that wrong. A lease that is
 renewed while watched is held.
+
+A holder that cannot renew, since the storage is away, works on: commits do not depend on the lease. It has lost the
+lease when it sees another head; before each step that does depend on the lease, it looks.
 """
 
 from __future__ import annotations
@@ -96,10 +99,9 @@ class Lease:
     """The lease that this process holds. ``take_lease`` makes it."""
 
     def __init__(self, folder: Folder, name: str, state: LeaseState, timing: Timing) -> None:
-        # A heartbeat that goes on asking for minutes is none.
-        self._folder = folder.with_patience(Patience(total=timing.beat))
+        # A heartbeat that goes on asking for minutes is none; whoever has to know waits.
+        self._folder, self._brief = folder, folder.with_patience(Patience(total=timing.beat))
         self._name, self._state, self._timing = name, state, timing
-        self._renewed = timing.clock()
         self._lost: str | None = None
         self._stop = threading.Event()
         self._lock = threading.Lock()
@@ -112,35 +114,40 @@ class Lease:
 
     @property
     def lost(self) -> str | None:
-        """Why the lease is no longer held, or None; looks at no storage."""
-        if self._lost is None and self._timing.clock() - self._renewed > self._timing.lapse:
-            self._lost = f"it could not be renewed for {self._timing.lapse:g} seconds"
+        """Why the lease is no longer held, or None as far as is known; looks at no storage."""
         return self._lost
 
     def confirm(self) -> None:
-        """Returns when the lease is still held, by asking the storage now.
+        """Returns when the lease is still held, by asking the storage now, for minutes if it does not answer.
 
         Raises:
-            LeaseHeld: another run has taken over, or the lease has lapsed.
+            LeaseHeld: another run has taken over.
+            StorageError, StorageUnknown: the storage does not say.
         """
-        if self.lost is None:
-            self.renew()
-        if self.lost is not None:
-            raise LeaseHeld(f"{self._folder.url}: this run has lost the output, {self.lost}; it stops")
+        self._renew(self._folder)
+        self._look(self._folder)  # one that had lapsed may have been taken in the middle of this
+        if self._lost is not None:
+            raise LeaseHeld(f"{self._folder.url}: this run has lost the output, {self._lost}; it stops")
 
     def renew(self) -> None:
         """One heartbeat. Storage errors pass through; a lease that was taken over is marked as lost."""
+        self._renew(self._brief)
+
+    def _renew(self, folder: Folder) -> None:
         with self._lock:
-            if self._lost is not None or self._stop.is_set():
-                return
-            began = self._timing.clock()
-            head = _head(self._folder)
-            if head is None or head[0] != self._name:
-                self._lost = f"another run has taken over ({head[1] if head else 'its lease is gone'})"
+            if self._stop.is_set() or not self._look(folder):
                 return
             state = replace(self._state, beat_at=self._timing.wall(), beats=self._state.beats + 1)
-            self._folder.put(self._name, _to_bytes(state))
-            self._state, self._renewed = state, began
+            folder.put(self._name, _to_bytes(state))
+            self._state = state
+
+    def _look(self, folder: Folder) -> bool:
+        """Whether the lease is in force."""
+        if self._lost is None:
+            head = _head(folder)
+            if head is None or head[0] != self._name:
+                self._lost = f"another run has taken over ({head[1] if head else 'its lease is gone'})"
+        return self._lost is None
 
     def start(self) -> None:
         """Starts the heartbeat."""
@@ -151,14 +158,14 @@ class Lease:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(RELEASE_SECONDS)
-        if self._thread.is_alive() or self.lost is not None:
+        if self._thread.is_alive() or self._lost is not None:
             return  # a request that hangs: the lease lapses by itself
         with contextlib.suppress(JobError):
-            self._folder.put(self._name, _to_bytes(replace(self._state, released=True)))
+            self._brief.put(self._name, _to_bytes(replace(self._state, released=True)))
 
     def _keep(self) -> None:
         while not self._stop.wait(self._timing.beat) and self.lost is None:
-            # A failed renewal is tried again; ``lost`` ends it when that takes too long.
+            # A failed renewal is tried again.
             with contextlib.suppress(JobError):
                 self.renew()
 

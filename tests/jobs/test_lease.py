@@ -186,17 +186,53 @@ def test_who_lost_the_lease_learns_it_before_the_next_step(place: str, clock: Cl
     assert read_lease(folder) == elsewhere(folder, clock, 2)  # and it did not free what is not its own
 
 
-def test_who_cannot_renew_stops_before_another_may_take_over(
+def test_an_outage_longer_than_the_lease_ends_no_run_while_nobody_takes_over(
     place: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = Folder(place)
     with take_lease(folder, timing=clock.timing()) as lease:
-        monkeypatch.setattr(Folder, "put", _unknown)
-        with pytest.raises(StorageUnknown):
+        with monkeypatch.context() as patch:
+            patch.setattr(Folder, "put", _unknown)
+            for _ in range(3):
+                clock.now += 31
+                with pytest.raises(StorageUnknown):
+                    lease.renew()
+                assert lease.lost is None
+            with pytest.raises(StorageUnknown):
+                lease.confirm()  # a step that depends on the lease is not taken
+        lease.confirm()
+        assert is_live(read_lease(folder), clock.timing())
+
+
+def test_a_lease_that_was_taken_during_an_outage_is_lost(
+    place: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(place)
+    with take_lease(folder, timing=clock.timing()) as lease:
+        clock.now += 100
+        with take_lease(folder, timing=Timing(stale=-1e9, beat=1e6)):
+            assert lease.lost is None  # it has not asked yet
             lease.renew()
-        assert lease.lost is None  # a single failure is nothing
+            assert lease.lost is not None
+
+
+def test_a_lapsed_lease_that_is_taken_while_it_is_renewed_is_lost(
+    place: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one has seen it unchanged for 30 s, and creates its own between the look and the write."""
+    folder = Folder(place)
+    put = Folder.put
+
+    with take_lease(folder, timing=clock.timing()) as lease, monkeypatch.context() as patch:
+
+        def overtaken(self: Folder, name: str, data: bytes) -> None:
+            patch.undo()
+            elsewhere(folder, clock, 2)
+            put(self, name, data)
+
         clock.now += 31
-        with pytest.raises(LeaseHeld, match="could not be renewed for 30 seconds"):
+        patch.setattr(Folder, "put", overtaken)
+        with pytest.raises(LeaseHeld, match="another run has taken over"):
             lease.confirm()
 
 

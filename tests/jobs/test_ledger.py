@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -18,7 +19,7 @@ from jobs.finish import finalise
 from jobs.ledger import Ledger, exists
 from jobs.manifest import Manifest
 from jobs.plan import make_plan
-from jobs.records import CommitRecord
+from jobs.records import CommitRecord, ids_digest
 from jobs.storage import Folder
 from jobs.verify import verify
 from tests.jobs.made_job import job_of, make, plan_of, prepare, start, write_manifest
@@ -296,6 +297,31 @@ def test_records_survive_their_json() -> None:
         started_at=1.5, finished_at=2.5, audio=None, index=None, failures=None,
     )  # fmt: skip
     assert CommitRecord.from_bytes(record.to_bytes()) == record
+
+
+def test_shards_of_many_ranges_are_known_from_names(tmp_path: Path) -> None:
+    """Names beyond the plan, of another kind or of another range are no shards."""
+    path = tmp_path / "manifest.parquet"
+    columns = {"id": [""] * 2_500, "voice_id": [""] * 2_500, "tokens": pa.array([[1]] * 2_500)}
+    pq.write_table(pa.table(columns), path)
+    plan = make_plan(Manifest.scan(str(path)), 1)
+    ledger = Ledger.start(Folder(str(tmp_path / "out")), job_of(str(tmp_path / "out"), str(path)), plan)
+    for shard in (0, 999, 1_000, 2_499):
+        ledger.folder.put(f"ledger/commits/{shard // 1_000:04d}/{shard:07d}.json", b"")
+    for name in ("0002/0002500.json", "0000/0001001.json", "0001/chosen.json", "0001/0001002.txt", "0001/1002.json"):
+        ledger.folder.put(f"ledger/commits/{name}", b"")
+    assert ledger.committed() == {0, 999, 1_000, 2_499}
+    assert [list(ledger.record_names(number)) for number in range(3)] == [[0, 999], [1_000], [2_499]]
+
+
+def test_ids_that_look_alike_when_joined_have_other_digests() -> None:
+    digests = {ids_digest(pa.array(ids, pa.string())) for ids in (["ab", "c"], ["a", "bc"], ["abc"], ["abc", ""])}
+    digests |= {ids_digest(pa.array(["abc", None], pa.string())), ids_digest(pa.array([None, "abc"], pa.string()))}
+    assert len(digests) == 6
+    for kind in (pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())):
+        column = pa.chunked_array([pa.array(["abc"], kind), pa.array([None], kind)])
+        assert ids_digest(column) == ids_digest(pa.array(["abc", None]))
+    assert ids_digest(pa.array([b"\xff"], pa.binary()).view(pa.string())) == ids_digest(pa.array([b"\xff"]))
 
 
 # --- stores without put-if-absent -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jobs.errors import InputError
 from jobs.manifest import Manifest, ManifestFile, RowGroups
-from jobs.plan import Plan, make_plan
+from jobs.plan import RANGE_SHARDS, Plan, ShardSet, make_plan
 
 COLUMNS = pa.schema([("id", pa.string()), ("tokens", pa.list_(pa.int32())), ("voice_id", pa.string())])
 
@@ -108,12 +108,42 @@ def test_there_is_no_shard_beyond_the_last() -> None:
             plan.shard(index)
 
 
-def test_a_hundred_million_rows_are_planned_in_seconds() -> None:
-    files: list[Groups] = [[(10_000, 200 + group % 7) for group in range(100)] for _ in range(100)]
+def test_a_set_of_shards_is_like_any_set() -> None:
+    shards = ShardSet(2_000)
+    shards.add([5, 1_999])
+    shards.add(np.array([0], np.int64))
+    shards.add([])
+    assert shards == {0, 5, 1_999}
+    assert list(shards) == [0, 5, 1_999]
+    assert len(shards) == 3
+    assert [n in shards for n in (0, 1, -1, 2_000, "0")] == [True, False, False, False, False]
+    assert shards - {5} == {0, 1_999}
+
+
+def test_the_rows_of_some_shards_are_those_of_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = make_plan(manifest_of([[(1_000, 3), (500, 40)], [(777, 9)]]), 64)
+    done = ShardSet(len(plan))
+    done.add(range(0, len(plan), 3))
+    assert plan.rows_of(done) == sum(plan.shard(n).rows for n in range(0, len(plan), 3))
+    assert plan.rows_of(ShardSet(len(plan))) == 0
+
+
+@pytest.mark.parametrize("shards", [1, 999, 1_000, 1_001, 2_500])
+def test_ranges_hold_every_shard_once(shards: int) -> None:
+    plan = make_plan(manifest_of([[(shards, 10)]]), 1)
+    assert len(plan) == shards
+    assert [shard for number in range(plan.ranges) for shard in plan.range(number)] == list(range(shards))
+    for number in range(plan.ranges):
+        assert {f"{shard:07d}"[:4] for shard in plan.range(number)} == {f"{number:04d}"}
+        assert len(plan.range(number)) <= RANGE_SHARDS
+
+
+def test_a_billion_rows_are_planned_in_seconds() -> None:
+    files: list[Groups] = [[(10_000, 150 + group % 7) for group in range(100)] for _ in range(1_000)]
     manifest = manifest_of(files)
     began = time.process_time()
-    plan = make_plan(manifest, 512)
-    assert plan.rows == 100_000_000
-    assert len(plan) > 190_000
-    assert plan.shard(len(plan) - 1).rows > 0
-    assert time.process_time() - began < 10  # about 0.3 on one core
+    plan = make_plan(manifest, 1_000)
+    again = Plan.from_bytes(plan.to_bytes())
+    assert (again.rows, again.digest) == (10**9, plan.digest)
+    assert len(plan) > 10**6
+    assert time.process_time() - began < 30  # about 2 on one core

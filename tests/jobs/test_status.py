@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from jobs.errors import InputError
 from jobs.finish import finalise
 from jobs.lease import Timing, is_live, read_lease
+from jobs.ledger import Ledger
+from jobs.plan import ShardSet
 from jobs.records import CommitRecord
-from jobs.status import status
+from jobs.status import _tally, status
 from jobs.tally import Tally
 from tests.jobs.made_job import make, make_all, start, write_manifest
 
@@ -71,6 +76,50 @@ def test_a_run_that_is_silent_for_half_a_minute_counts_as_stopped(tmp_path: Path
         assert not is_live(state, Timing(wall=lambda: lease.state.beat_at + 31))
         late = status(ledger.folder.url, timing=Timing(wall=lambda: lease.state.beat_at + 31))
         assert late.state == "stopped"
+
+
+def test_many_shards_are_told_from_a_sample_of_their_records(
+    place: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = start(place, manifest)
+    for shard in (0, 1, 3):
+        make(ledger, shard)
+    exact = status(place)
+    assert not exact.estimated
+    monkeypatch.setattr("jobs.status.EXACT_RECORDS", 2)
+    read: list[str] = []
+    plain = Ledger.read_record
+    monkeypatch.setattr(Ledger, "read_record", lambda self, shard, name: read.append(name) or plain(self, shard, name))
+    found = status(place)
+    assert found.estimated
+    assert len(read) == 2
+    # Shards 0 and 1 are the sample: 7 rows of 8 made; of 10 rows in the three shards.
+    assert (found.shards_done, found.rows_done, found.rows_failed) == (3, 9, 1)
+    records = [next(record for record in ledger.records() if record.shard == shard) for shard in (0, 1)]
+    assert found.audio_seconds == pytest.approx(sum(record.samples for record in records) / 24_000 / 8 * 10)
+
+
+@pytest.mark.parametrize(("workers", "pauses"), [(1, 0), (1, 2), (200, 1)])
+def test_the_speed_of_a_sample_is_about_that_of_all(monkeypatch: pytest.MonkeyPatch, workers: int, pauses: int) -> None:
+    """Of few workers most time lies between the shards of a sample; it is no pause, but a pause is one."""
+    shards = 20_000
+    starts = np.arange(shards) * 60.0 / workers
+    for pause in range(pauses):
+        starts[(pause + 1) * shards // 4 :] += 40 * 3600
+    records = [
+        CommitRecord(
+            shard=n, attempt="a", plan="p", ids="i", rows=10, rows_done=10, rows_failed=0, samples=24_000 * 60,
+            started_at=start, finished_at=start + 60, audio=None, index=None, failures=None,
+        )
+        for n, start in enumerate(starts.tolist())
+    ]  # fmt: skip
+    done = ShardSet(shards)
+    done.add(range(shards))
+    ledger: Any = SimpleNamespace(read_some=lambda wanted: [records[n] for n in wanted])
+    monkeypatch.setattr("jobs.status.EXACT_RECORDS", 500)
+    sample = _tally(ledger, done)
+    assert sample.shards == 500
+    assert sample.speed * shards / 500 == pytest.approx(Tally.of(records).speed, rel=0.1)
 
 
 @pytest.mark.parametrize(

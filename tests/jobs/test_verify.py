@@ -18,9 +18,9 @@ import pytest
 from jobs.errors import InputError
 from jobs.finish import finalise
 from jobs.ledger import Ledger
-from jobs.records import CommitRecord, StoredFile
+from jobs.records import CommitRecord, StoredFile, ids_digest
 from jobs.verify import verify
-from tests.jobs.made_job import make, make_all, start, write_manifest
+from tests.jobs.made_job import make, make_all, plan_of, start, write_manifest
 
 
 @pytest.fixture
@@ -200,6 +200,21 @@ def test_a_row_that_is_there_twice_or_as_another_is_found(ledger: Ledger) -> Non
     assert {"row_missing", "row_twice", "index"} <= found(ledger)
     change_index(ledger, 0, lambda table: with_column(table, "id", ["u0", "who", "é\n'\"", "u3"]))
     assert {"row_missing", "row_unknown", "index"} <= found(ledger)
+
+
+def test_ids_other_than_those_committed_are_found(ledger: Ledger, manifest: str) -> None:
+    """Of failed rows too, and where there is no manifest to hold them against."""
+    rewrite(ledger, 1, ids="0" * 64)
+    assert found(ledger) == {"ids"}
+    rewrite(ledger, 1, ids=ids_digest(plan_of(manifest).manifest.read(ledger.plan.shard(1).spans)["id"]))
+    assert found(ledger) == set()
+    file = record_of(ledger, 1).failures
+    assert file is not None
+    data = change_table(ledger, file.name, lambda table: with_column(table, "id", ["u55"]))
+    rewrite(ledger, 1, failures=replaced(ledger, file, data))
+    assert {"ids", "table"} == found(ledger)
+    Path(manifest).unlink()
+    assert {"ids", "table"} == found(ledger)
 
 
 def test_a_row_with_another_voice_is_found(ledger: Ledger) -> None:
