@@ -76,6 +76,7 @@ class Crew:
         self._target = self._size()
         self._resized = self._last_placed = self._looked = time.monotonic()
         self._hire_after = 0.0
+        self._most_at_once = MOST_AT_ONCE
         self._may_hand_out = True  # something has changed since it was tried: of many workers, most only say they live
         self._start_failures: list[tuple[bool, str]] = []  # since the last worker that got ready: died, why
         self._said_waiting = False
@@ -164,7 +165,7 @@ class Crew:
         able = [m for m in self._members if m.stage == "ready" and m.place["node"] not in self._draining]
         # A worker that has waited long for its place may never get one.
         others = sum(1 for m in self._members if m.stage != "placing" or now - m.since < PATIENCE_SECONDS) - 1
-        for held in range(MOST_AT_ONCE):
+        for held in range(self._most_at_once):
             for member in able:
                 if len(member.calls) != held or held >= member.room:
                     continue
@@ -265,6 +266,8 @@ class Crew:
         self._dismiss(member)
         if not tasks:
             log.warning("%s; it had nothing in hand", death.reason)
+        if death.starved and len(tasks) > 1:
+            self._most_at_once = min(self._most_at_once, len(tasks) - 1)
         if len(tasks) == 1:
             tries = schedule.died(tasks[0], death)
             then = self._fate(tasks[0], schedule)

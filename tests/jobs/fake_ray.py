@@ -17,7 +17,6 @@ from jobs.isolation import Death
 
 NEVER = object()  # the answer of one that hangs
 START = 1_000.0  # of the clock
-LOAD_SECONDS = 5.0
 
 # What a worker does with a task: after how many seconds it answers what; an exception is raised, `Ends` ends it.
 Script = Callable[["Actor", Any], tuple[float, Any]]
@@ -54,6 +53,7 @@ class Actor:
     def __init__(self, world: World) -> None:
         self.world, self.machine, self.hangs, self.deaf, self.dead = world, None, False, False, False
         self.asked: list[Reference] = []
+        self._tasks: list[Reference] = []
         self.runs = 0
         self.place, self.load = Method(self._place), Method(self._load)
         self.run, self.pulse = Method(self._run), Method(self._pulse)
@@ -68,12 +68,19 @@ class Actor:
         self.world.answer(self, self._waits_for_place, 0.1, {"pid": id(self), "node": machine, "gpus": []})
 
     def _load(self, recipe: Any, environment: Any) -> Reference:
-        return self.world.answer(self, Reference(), LOAD_SECONDS, self.world.room)
+        return self.world.answer(self, Reference(), self.world.load_seconds, self.world.room)
 
     def _run(self, task: Any) -> Reference:
         self.runs += 1
         seconds, value = self.world.script(self, task)
-        return self.world.answer(self, Reference(), seconds, value)
+        self._tasks.append(self.world.answer(self, Reference(), seconds, value))
+        return self._tasks[-1]
+
+    @property
+    def in_hand(self) -> int:
+        """Tasks, but the one that it is just given."""
+        self._tasks = [reference for reference in self._tasks if reference.value is NEVER]
+        return len(self._tasks)
 
     def _pulse(self) -> Reference:
         value = NEVER if self.deaf else 0 if self.hangs else int(self.world.now)
@@ -99,6 +106,7 @@ class World:
 
     def __init__(self, patch: pytest.MonkeyPatch, machines: dict[str, int], script: Script, room: int = 1) -> None:
         self.now, self.script, self.room = START, script, room
+        self.load_seconds = 5.0
         self.free_slots, self.machines = dict(machines), dict(machines)
         self.leaving: set[str] = set()
         self.actors: list[Actor] = []

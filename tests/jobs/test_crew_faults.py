@@ -12,7 +12,7 @@ import ray.exceptions
 from jobs import crew as crews
 from jobs.actor import Recipe
 from jobs.crew import Crew
-from jobs.errors import StorageError
+from jobs.errors import JobError, StorageError
 from jobs.isolation import Case, Death
 from jobs.placement import Share
 from jobs.schedule import MAX_HALVINGS, MAX_MOVES, Schedule
@@ -186,6 +186,19 @@ def test_a_row_that_needs_too_much_memory_is_never_found(monkeypatch: pytest.Mon
     assert run.reports[0].max_frames == 8_192 >> MAX_HALVINGS
 
 
+def test_workers_whose_machine_has_no_memory_for_two_shards_get_two_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def script(actor: Actor, order: Order) -> tuple[float, Any]:
+        return 5.0, _starved() if actor.in_hand else order
+
+    world = World(monkeypatch, {"a": 1}, script, room=2)
+    run = Run(world, 20, rows=64, workers=1).work()
+    assert sorted(run.reports) == list(range(20))
+    assert len(world.actors) == 2
+    assert {order.max_frames for order in run.orders} == {8_192}
+
+
 # --- machines that come and go ----------------------------------------------------------------------------------------
 
 
@@ -268,7 +281,7 @@ def test_workers_that_find_no_place_keep_work_from_those_that_have_one(monkeypat
     together: list[int] = []
 
     def script(actor: Actor, order: Order) -> tuple[float, Any]:
-        together.append(sum(reference.value is NEVER for reference in actor.asked))
+        together.append(actor.in_hand)
         return 60.0, order
 
     world = World(monkeypatch, {"a": 2}, script, room=2)
@@ -287,6 +300,17 @@ def test_workers_for_machines_that_are_gone_are_asked_for_for_ever(monkeypatch: 
     alive = [actor for actor in world.actors if actor.runs]
     assert len(alive) == 3
     assert len(world.actors) - sum(actor.dead for actor in world.actors) == 0
+
+
+# --- starts -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_worker_that_never_gets_ready_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, {"a": 1}, steady())
+    world.load_seconds = 10 * crews.START_SECONDS
+    with pytest.raises(JobError, match=r"no worker can start, after 3 tries; .* was not ready after 1800 s"):
+        Run(world, 1, workers=1).work()
+    assert world.seconds < 4 * crews.START_SECONDS
 
 
 # --- ends and costs ---------------------------------------------------------------------------------------------------
