@@ -143,7 +143,7 @@ def reading_errors(verb: str, url: str, options: Options | None) -> Iterator[Non
     except FileNotFoundError:
         raise FileNotFoundError(errno.ENOENT, "no such file", url) from None
     except Exception as error:
-        raise translated(f"cannot {verb} {url}", error, secret_texts(options), uncertain=False) from error
+        raise translated(f"cannot {verb} {url}", error, secret_texts(options), uncertain=False) from None
 
 
 def fsspec_options(url: str, options: Options | None) -> dict[str, Any]:
@@ -181,7 +181,7 @@ def _connected(url: str, options: Options | None) -> tuple[Any, str]:
     given = fsspec_options(url, options)
     try:
         fs, path = fsspec.core.url_to_fs(url, **{"use_listings_cache": False, **given})
-    except (ValueError, ImportError) as error:
+    except (ValueError, KeyError, ImportError) as error:
         raise InputError(f"cannot use {url}: {scrubbed(str(error), secret_texts(options))}") from None
     except TypeError:
         raise InputError(

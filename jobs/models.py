@@ -33,11 +33,11 @@ def open_model(where: str, file: str | None, device: str, options: Options | Non
             return load()
         return PATIENT.repeat(load, store=store_of(where), what=f"read the model {where}", hidden=hidden)
     except (ValueError, FileNotFoundError) as error:
-        raise InputError(f"model: {scrubbed(str(error), hidden)}") from error
+        raise InputError(f"model: {scrubbed(str(error), hidden)}") from None
     except Exception as error:
         if not isinstance(error, OSError) and not passes(error):
             raise
-        raise translated(f"cannot read the model {where}", error, hidden, uncertain=False) from error
+        raise translated(f"cannot read the model {where}", error, hidden, uncertain=False) from None
 
 
 def open_prepared(config: JobConfig, options: Options | None, threads: int) -> S3GenModel:

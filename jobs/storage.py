@@ -197,7 +197,8 @@ class Folder:
     def _raise(self, verb: str, name: str, error: Exception, *, writing: bool) -> NoReturn:
         # A local write fails before its rename, so its outcome is always known.
         uncertain = writing and is_url(self.url)
-        raise translated(f"cannot {verb} {self.path(name)}", error, self._secrets, uncertain=uncertain) from error
+        # No chain to the error below, which a log would print: its text may hold credentials.
+        raise translated(f"cannot {verb} {self.path(name)}", error, self._secrets, uncertain=uncertain) from None
 
 
 def _store_of(url: str, options: Options | None, patience: Patience) -> Store:

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -207,6 +208,7 @@ _WRITER = """
 import sys
 from jobs.storage import Folder
 folder = Folder(sys.argv[1])
+assert folder.can_create()  # a probe cut short would stay
 print("ready", flush=True)
 number = 0
 while True:
@@ -315,7 +317,8 @@ def test_storage_options_reach_the_store_and_no_message(
     monkeypatch.setattr(S3Store, "put", _leak)
     with pytest.raises(StorageError) as caught:
         folder.put("b", b"x")
-    for text in (str(caught.value), repr(folder), caplog.text):
+    logged = "".join(traceback.format_exception(caught.value))
+    for text in (str(caught.value), logged, repr(folder), caplog.text):
         assert "a-secret-of-mine" not in text
         assert "AKIAEXAMPLE" not in text
     with pytest.raises(TypeError, match="not pickled"):
