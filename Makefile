@@ -59,8 +59,9 @@ $(PARITY_STAMP): parity/install.sh parity/constraints.txt
 	@sh parity/install.sh $(PARITY_VENV) $(PYTHON)
 	@touch $@
 
-bench: setup $(REFERENCE) ## measure speed and memory beside the reference (minutes)
+bench: setup $(REFERENCE) ## measure speed and memory beside the reference, and a job of 100,000 shards (minutes)
 	$(BIN)/python -m benchmarks.engine --reference-python $(REFERENCE_PYTHON) $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks.scale --shards 100000
 
 bench-ray: setup $(REFERENCE_RAY) ## the same, and beside the reference inside Ray Data
 	$(BIN)/python -m benchmarks.engine --reference-python $(REFERENCE_PYTHON) --ray-data $(BENCH_ARGS)

@@ -1,7 +1,8 @@
 """One picture of several reports: ``python -m benchmarks.plot REPORT... --out docs/benchmarks.svg``.
 
-Bars for each report of `benchmarks.engine`, a line for each of `benchmarks.prompts`, side by side. Needs matplotlib
-(``pip install -e ".[bench]"``). The same reports give the same bytes.
+Bars for each report of `benchmarks.engine`, a line for each of `benchmarks.prompts`, the job's course for each of
+`benchmarks.scale`, side by side. Needs matplotlib (``pip install -e ".[bench]"``). The same reports give the
+same bytes.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ _PANEL = (4.6, 3.6)  # inches
 def main(arguments: Sequence[str] | None = None) -> int:
     """Draw the reports into one file."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.plot", description="One picture of several reports.")
-    parser.add_argument("reports", type=Path, nargs="+", help="JSON of benchmarks.engine and benchmarks.prompts")
+    parser.add_argument("reports", type=Path, nargs="+", help="JSON of benchmarks.engine, .prompts and .scale")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks.svg"))
     options = parser.parse_args(arguments)
     found = [json.loads(path.read_text()) for path in options.reports]
@@ -95,7 +96,22 @@ def line(panel: plt.Axes, report: dict[str, Any]) -> None:
     panel.set_title(_title(report), fontsize=8)
 
 
-PANELS: dict[str, Callable[[plt.Axes, dict[str, Any]], None]] = {"engine": bars, "prompts": line}
+def course(panel: plt.Axes, report: dict[str, Any]) -> None:
+    """How many workers did work that counted, and how many shards were done, over the hours of a simulated job."""
+    hours, shares, done = zip(*report["run"]["curve"], strict=True)
+    panel.plot(hours, [100 * share for share in shares], color=_COLOURS["single"], label="workers at work that counts")
+    panel.plot(
+        hours, [100 * count / report["job"]["shards"] for count in done], color=_COLOURS["batched"], label="shards"
+    )
+    panel.set_ylim(0, 105)
+    panel.set_xlabel("hours, simulated")
+    panel.set_ylabel("%")
+    panel.legend(fontsize=7, loc="lower right")
+    job, workers = report["job"], report["options"]["workers"]
+    panel.set_title(f"{job['shards']:,} shards, {workers:,} workers, {report['run']['deaths']} deaths", fontsize=8)
+
+
+PANELS: dict[str, Callable[[plt.Axes, dict[str, Any]], None]] = {"engine": bars, "prompts": line, "scale": course}
 
 
 def _title(report: dict[str, Any]) -> str:

@@ -70,10 +70,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add("--finish-rows", type=int, default=1_000, help="rows of each of their shards")
     add("--seed", type=int, default=0)
     add("--report", type=Path, help="where to write everything as JSON")
-    found = measure(parser.parse_args(arguments))
+    options = parser.parse_args(arguments)
+    found = measure(options)
     print(markdown(found))
-    if options := parser.parse_args(arguments).report:
-        options.write_text(json.dumps(found, indent=1))
+    if options.report:
+        options.report.write_text(json.dumps(found, indent=1))
     return 1 if found["missed"] else 0
 
 
@@ -369,7 +370,7 @@ def markdown(found: dict[str, Any]) -> str:
     planning, ending, tasks = found["planning"], found["end_driver"], found["end_tasks"]
     rows = [
         ("planning, footers included", f"{planning['seconds']:.1f} s, {_gb(planning)}", "120 s, 2 GB"),
-        ("the driver, per shard", f"{run['driver_ms_per_shard']:.3f} ms of CPU", "5 ms"),
+        ("the driver's queue, per shard", f"{run['driver_ms_per_shard']:.3f} ms of CPU", "5 ms"),
         ("a commit, in a worker", f"{run['commit_ms']:.2f} ms of CPU", ""),
         (
             f"resume at {resume['shards_done']} shards",
@@ -379,7 +380,7 @@ def markdown(found: dict[str, Any]) -> str:
         ),
         ("shards lost", str(run["lost"]), "0"),
         (
-            "shards begun and made again",
+            "shards made again",
             f"{run['made_again']}, after {run['deaths']} deaths and a kill of the driver",
             "",
         ),
