@@ -20,7 +20,7 @@ FILES = 3
 GROUP_ROWS = 100
 BAD_EVERY, DOUBLED_EVERY = 41, 67
 WORKERS = 2
-SOLVER_STEPS = 60  # more than anybody wants: so that there is time to die in a shard
+SOLVER_STEPS = 40  # more than anybody wants: so that there is time to die in a shard
 MAX_FRAMES = 600  # a few batches per shard
 
 

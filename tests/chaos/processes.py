@@ -22,7 +22,7 @@ class Role(StrEnum):
 
     WORKER = "worker"
     RAYLET = "raylet"
-    AGENT = "agent"  # of Ray; ends by itself up to a minute after its raylet
+    HELPER = "helper"  # of Ray: an agent, or an idle worker; ends by itself up to a minute after its raylet
     OTHER = "other"
 
 
@@ -38,11 +38,11 @@ class Process:
     def role(self) -> Role:
         """By its command line, which Ray rewrites for its workers."""
         program = self.command.partition(" ")[0]
-        if "agent" in self.command.lower() and program.rpartition("/")[2] != "raylet":
-            return Role.AGENT
-        if program.startswith("ray::") and not program.startswith("ray::IDLE"):
-            return Role.WORKER
-        return Role.RAYLET if program.rpartition("/")[2] == "raylet" else Role.OTHER
+        if program.rpartition("/")[2] == "raylet":
+            return Role.RAYLET
+        if program == "ray::IDLE" or "agent" in self.command.lower():
+            return Role.HELPER
+        return Role.WORKER if program.startswith("ray::") else Role.OTHER
 
     def send(self, number: signal.Signals) -> bool:
         """Whether the signal reached it: False when it is gone, whoever has its id now."""
