@@ -39,7 +39,7 @@ from jobs.urls import Options, absolute_url, is_url
 from jobs.voice_sources import Source, VoiceFailure
 from jobs.voices import FORMAT_VERSION, METADATA_KEY, ROW_GROUP_VOICES, SCHEMA, VOICE_COLUMNS, VoiceTable
 from s3gen import S3GenModel
-from s3gen.constants import MEL_BINS
+from s3gen.constants import LOUDEST, MEL_BINS
 from s3gen.voice import RefDict, Voice
 
 PART_VOICES = 256
@@ -420,6 +420,8 @@ def _check_clip(samples: Samples, rate: int) -> None:
         raise _Rejected("not_finite", f"the sample at {place / rate:.3f} s is {samples[place]}")
     if (peak := float(np.abs(samples).max())) < SILENCE:
         raise _Rejected("silent", f"the loudest sample is {peak:.2g} of full scale")
+    if peak > LOUDEST:  # what overflows in one clip is not finite in the whole group
+        raise _Rejected("too_loud", f"the loudest sample is {peak:.2g} of full scale; {LOUDEST:.2g} is the most")
 
 
 def _report(parts: Folder, name: str, sources: int) -> PartReport:

@@ -9,6 +9,7 @@ Shape letters: P prompt tokens, F prompt frames (2 x P), M mel bins.
 from __future__ import annotations
 
 import json
+import os
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
@@ -96,6 +97,8 @@ class VoiceTable:
             InputError: no such file, or not a voice table of this version.
         """
         url = absolute_url(url)
+        if os.path.isdir(url):
+            raise InputError(f"voices: {url} is a folder; give the table's file")
         try:
             file = open_input(url, options)
         except FileNotFoundError:

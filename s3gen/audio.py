@@ -25,7 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from s3gen._torchaudio import Resample, fbank, mel_banks
-from s3gen.constants import MEL_BINS, MEL_HOP, SAMPLE_RATE, TOKENIZER_HOP, TOKENIZER_RATE
+from s3gen.constants import LOUDEST, MEL_BINS, MEL_HOP, SAMPLE_RATE, TOKENIZER_HOP, TOKENIZER_RATE
 
 _PROMPT_WINDOW = 4 * MEL_HOP  # samples, and the FFT's size
 _PROMPT_PAD = (_PROMPT_WINDOW - MEL_HOP) // 2  # samples that are mirrored at each end
@@ -73,7 +73,7 @@ def check_wav(wav: Tensor, name: str, *, rate: int, minimum: int, dtype: torch.d
         dtype: what the network computes in.
 
     Raises:
-        ValueError: not a 1-D tensor of `dtype`, too short, or a value that is not finite.
+        ValueError: not a 1-D tensor of `dtype`, too short, too loud, or a value that is not finite.
     """
     if not isinstance(wav, Tensor):
         raise ValueError(f"{name} must be a 1-D tensor, not {type(wav).__name__}")
@@ -93,6 +93,9 @@ def check_wav(wav: Tensor, name: str, *, rate: int, minimum: int, dtype: torch.d
             f"{name} holds {int((~finite).sum())} value(s) that are not finite, "
             f"the first is {float(wav[place])} at sample {place}"
         )
+    if (peak := float(wav.abs().max())) > LOUDEST:
+        # What overflows in one clip of a batch would not be finite in the others.
+        raise ValueError(f"{name} is too loud: its loudest sample is {peak:.2g}, where full scale is 1.0")
 
 
 def resample(wav: Tensor, from_rate: int, to_rate: int) -> Tensor:

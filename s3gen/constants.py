@@ -13,6 +13,7 @@ def exact_div(a: int, b: int) -> int:
 
 
 SAMPLE_RATE = 24_000  # Hz, of the audio that is made
+LOUDEST = 2.0**31  # of full scale, of clips: 32-bit integers stored as floats; from 1e15 on, power overflows float32
 MEL_HOP = 480  # samples at SAMPLE_RATE between two mel frames
 MEL_BINS = 80
 MEL_RATE = exact_div(SAMPLE_RATE, MEL_HOP)  # mel frames per second
