@@ -14,8 +14,10 @@ from jobs import runs
 from jobs.actor import Recipe
 from jobs.budget import CPU_FRAMES
 from jobs.cli import main
+from jobs.config import config_from
 from jobs.crew import Crew
 from s3gen import S3GenModel
+from tests.jobs import made_job
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
 from tests.jobs.ray_session import local_ray
 
@@ -169,3 +171,18 @@ def test_a_calibration_that_fails_leaves_a_job_behind(job: dict[str, Any], tmp_p
     assert "batch.max_frames: auto did not come to a number: ValueError: the card is on fire" in result.stderr
     assert "--set batch.max_frames=" in result.stderr
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("ranges_here", "here"), [(runs.RANGES_HERE, True), (0, False)])
+def test_only_the_end_of_a_small_job_is_made_without_ray(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges_here: int, here: bool
+) -> None:
+    monkeypatch.setattr(runs, "RANGES_HERE", ranges_here)
+    ledger = made_job.start(str(tmp_path / "made"), made_job.write_manifest(tmp_path / "made.parquet"))
+    config = config_from(job | {"model": "random:tiny"})
+    made_job.make(ledger, 0)
+    with runs._workplace(config, ledger.folder, len(ledger.plan)) as (share, _):
+        assert share is not None
+    made_job.make_all(ledger)
+    with runs._workplace(config, ledger.folder, len(ledger.plan)) as (share, _):
+        assert (share is None) == here
