@@ -83,19 +83,11 @@ class FileSystem:
         return cast(IO[bytes], _Reader(handle, self, url))
 
     def read(self, handle: Any, size: int, url: str) -> bytes:
-        """``handle.read(size)``, repeated from where it stood."""
-        position = handle.tell()
-        first = True
-
-        def again() -> bytes:
-            nonlocal first
-            if not first:
-                handle.seek(position)
-            first = False
-            return bytes(handle.read(size))
-
+        """``handle.read(size)``, repeated: one that fails has not moved the handle."""
         with reading_errors("read", url, self._options):
-            return self.patience.repeat(again, store=self._store, what=f"read {url}", hidden=self._hidden)
+            return self.patience.repeat(
+                lambda: bytes(handle.read(size)), store=self._store, what=f"read {url}", hidden=self._hidden
+            )
 
 
 class _Reader(io.RawIOBase):

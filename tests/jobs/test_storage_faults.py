@@ -287,6 +287,17 @@ def test_an_upload_in_parts_through_a_bad_connection_is_whole(
 
 
 @pytest.mark.usefixtures("small_parts")
+def test_an_upload_whose_completion_was_not_answered_is_found_complete(rclone: RcloneServer) -> None:
+    bucket, data = rclone.make_bucket(), os.urandom(6 * MIB)
+    with FaultProxy(rclone.endpoint.url) as proxy:
+        folder = Folder(bucket, Endpoint(proxy.endpoint).options(), patience=QUICK)
+        proxy.next("reset_after", "POST", "uploadId")
+        folder.put("shard", data)  # asked again, this server says that there is no such upload
+        assert folder.read("shard") == data
+        assert proxy.met["reset_after"] == 1
+
+
+@pytest.mark.usefixtures("small_parts")
 @pytest.mark.parametrize(("method", "part"), [("PUT", "partNumber=2"), ("POST", "uploadId")])
 def test_an_upload_that_fails_is_aborted(
     folder: Folder, direct: Folder, proxy: FaultProxy, s3_endpoint: Endpoint, bucket: str, method: str, part: str
