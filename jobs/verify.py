@@ -20,6 +20,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.checks import inconsistency
+from jobs.config import JobConfig, config_from
 from jobs.errors import InputError, StorageError, StorageUnknown
 from jobs.ledger import DATA, DATA_NAME, DUPLICATES, FAILURES, INDEX, Ledger
 from jobs.manifest import Failure, Row, check_rows
@@ -153,6 +155,7 @@ class _Check:
         yield from self._index.compare(index, name)
         yield from self._failures.compare(failures, name)
         yield from _check_counts(record, index, failures)
+        yield from _check_measures(record, index, config_from(self._config))
         if record.audio is not None and record.audio.name in contents:
             yield from self._audio(record.audio, contents.pop(record.audio.name), index)
         yield from self._rows(self._ledger.plan.shard(number), record, index, failures)
@@ -326,6 +329,13 @@ def _check_counts(record: CommitRecord, index: pa.Table, failures: pa.Table) -> 
     shards = set(index["shard"].to_pylist())
     if record.audio is not None and shards - {record.audio.name}:
         yield Finding("index", where, f"the index names {sorted(shards)}, the record {record.audio.name}")
+
+
+def _check_measures(record: CommitRecord, index: pa.Table, config: JobConfig) -> Iterator[Finding]:
+    for entry in index.to_pylist():
+        wrong = inconsistency(entry, config)
+        if wrong is not None:
+            yield Finding("index", f"shard {record.shard}", f"{entry['id']!r}: {wrong}")
 
 
 def _clips(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:

@@ -25,11 +25,12 @@ from jobs.errors import InputError
 from jobs.ledger import Ledger
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA
+from jobs.verify import verify
 from s3gen import HiFTNetConfig
 from s3gen.audio import resample
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 from tests.conftest import speech_like
-from tests.jobs.made_job import job_of, start, write_manifest
+from tests.jobs.made_job import job_of, make, start, write_manifest
 
 CLIPS = sorted((Path(__file__).parents[2] / "demo/voices").glob("*.wav"))
 LIMITS = ChecksConfig()
@@ -291,6 +292,20 @@ def test_a_resume_judges_the_rest_of_the_rows_by_other_limits(tmp_path: Path, ke
     ledger.check_unchanged(job_of(output, manifest, **_frozen()))
     with pytest.raises(InputError, match=key):
         ledger.check_unchanged(job_of(output, manifest, **_frozen(**change)))
+
+
+def test_verify_passes_a_damaged_measure(tmp_path: Path) -> None:
+    made = start(str(tmp_path / "out"), write_manifest(tmp_path / "in" / "manifest.parquet"), **_frozen())
+    make(made, 0)
+    assert verify(made.folder.url).findings == []
+    job = json.loads(made.folder.read("job.json"))
+    job["config"]["checks"]["max_click"] = 0.001  # by which every row would have problems
+    made.folder.put("job.json", json.dumps(job).encode())
+    findings = verify(made.folder.url).findings
+    assert {finding.code for finding in findings} == {"index"}
+    assert {finding.where for finding in findings} == {"shard 0"}
+    assert len(findings) == 4
+    assert "problems are ''" in findings[0].message
 
 
 def _frozen(**changes: Any) -> dict[str, Any]:
