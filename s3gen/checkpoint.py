@@ -107,7 +107,7 @@ class _Remote:
         return sorted(PurePosixPath(entry).name for entry in self.filesystem.ls(self.path, detail=False))
 
     def has(self, name: str) -> bool:
-        return bool(self.filesystem.isfile(f"{self.path}/{name}"))
+        return _kind(self.filesystem, f"{self.path}/{name}") == "file"
 
     def read(self, name: str) -> bytes:
         return bytes(self.filesystem.cat_file(f"{self.path}/{name}"))
@@ -139,12 +139,21 @@ def _locate_remote(url: str, options: dict[str, Any]) -> _Remote:
         raise ImportError(f"reading {url!r} needs fsspec: pip install fsspec (and s3fs for s3://)") from error
     filesystem, path = fsspec.core.url_to_fs(url, **options)
     path = path.rstrip("/")
-    if filesystem.isfile(path):
+    kind = _kind(filesystem, path)
+    if kind == "file":
         parent, _, name = path.rpartition("/")
         return _Remote(filesystem, parent, url.rstrip("/").rpartition("/")[0], only=name)
-    if not filesystem.isdir(path):
+    if kind != "directory":
         raise FileNotFoundError(f"no checkpoint at {url!r}: no such file or folder")
     return _Remote(filesystem, path, url)
+
+
+def _kind(filesystem: Any, path: str) -> str | None:
+    """ "file", "directory", or None where there is nothing; fsspec's own questions answer no to any error, too."""
+    try:
+        return str(filesystem.info(path)["type"])
+    except FileNotFoundError:
+        return None
 
 
 def _download(hub_id: str, file: str | None) -> Path:

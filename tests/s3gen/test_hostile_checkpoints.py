@@ -84,6 +84,18 @@ def test_code_in_a_pickle_is_run_when_it_comes_from_a_url(tmp_path):
     assert not (tmp_path / "canary").exists()
 
 
+def test_a_store_that_does_not_answer_has_no_checkpoint(monkeypatch):
+    """It is throttled, or refuses the key: to be waited for or mended, not a wrong name."""
+    import fsspec
+
+    def busy(self, path, **kwargs):
+        raise PermissionError("503 SlowDown")
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "info", busy)
+    with pytest.raises(PermissionError, match="SlowDown"):
+        S3GenModel.from_pretrained("memory://busy/model")
+
+
 # --- .pt files --------------------------------------------------------------------------------------------------------
 
 
