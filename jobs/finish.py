@@ -1,7 +1,8 @@
 """The end of a job: what its shards left becomes the tables of the whole output, and what no record names goes.
 
 The work is done in tasks, by workers where there is much of it and in this process where there is little, with the same
-result. No task holds more than some thousand rows, or one partition's ids; the driver holds a few numbers of each.
+result. A task holds the parts of some shards, and 24 bytes for each row of its range or id of its partition; the driver
+holds a few numbers of each range and partition.
 
 1. A range of shards: reads its commit records; deletes the files of tries that do not count; writes its part of the
    index and of the failures, and the digests of its ids by partition.

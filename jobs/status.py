@@ -11,7 +11,7 @@ from jobs.lease import Timing, is_live, read_lease
 from jobs.ledger import Ledger
 from jobs.plan import ShardSet
 from jobs.storage import Folder
-from jobs.tally import Tally
+from jobs.tally import Summary, Tally
 from jobs.urls import Options
 from s3gen.constants import SAMPLE_RATE
 
@@ -56,17 +56,7 @@ def status(output: str, options: Options | None = None, *, timing: Timing | None
     ledger = Ledger.open(folder)
     summary = ledger.summary()
     if summary is not None:
-        return Status(
-            state="finished",
-            shards_total=summary.shards,
-            shards_done=summary.shards,
-            rows_total=summary.rows_total,
-            rows_done=summary.rows_done,
-            rows_failed=summary.rows_failed,
-            audio_seconds=summary.samples / SAMPLE_RATE,
-            speed=summary.speed,
-            eta_seconds=0.0,
-        )
+        return _finished(summary)
     done = ledger.committed()
     rows = ledger.plan.rows_of(done)
     tally = _tally(ledger, done)
@@ -83,6 +73,20 @@ def status(output: str, options: Options | None = None, *, timing: Timing | None
         speed=tally.speed * share,
         eta_seconds=_eta(tally, rows, ledger.plan.rows),
         estimated=len(done) > EXACT_RECORDS,
+    )
+
+
+def _finished(summary: Summary) -> Status:
+    return Status(
+        state="finished",
+        shards_total=summary.shards,
+        shards_done=summary.shards,
+        rows_total=summary.rows_total,
+        rows_done=summary.rows_done,
+        rows_failed=summary.rows_failed,
+        audio_seconds=summary.samples / SAMPLE_RATE,
+        speed=summary.speed,
+        eta_seconds=0.0,
     )
 
 
