@@ -257,6 +257,8 @@ class Crew:
         for task in member.tasks:
             schedule.moved(task, reason)
             log.warning("%s: %s; %s", self._describe(task), reason, self._fate(task, schedule))
+        if not member.tasks:
+            log.info("%s; it had nothing in hand", reason)
         self._dismiss(member)
         self._hire_after = time.monotonic() + FIRST_BACKOFF_SECONDS
 

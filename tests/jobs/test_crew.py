@@ -15,7 +15,7 @@ from jobs.crew import Crew, explain
 from jobs.errors import InputError, JobError, StorageError
 from jobs.placement import Share
 from jobs.schedule import Schedule
-from jobs.session import connected, plan_share
+from jobs.session import connected, draining, is_gone, plan_share
 from tests.jobs.ray_session import local_ray
 
 __all__ = ["local_ray"]
@@ -208,6 +208,15 @@ def test_credentials_in_the_environment_reach_workers(monkeypatch: pytest.Monkey
     names = ["AWS_ENDPOINT_URL", "UNRELATED_SECRET"]
     reports, _ = _work("Environment", 2, payload=names.__getitem__)
     assert reports == {0: "http://127.0.0.1:1", 1: None}
+
+
+def test_a_new_ray_cannot_say_which_machines_are_drained(caplog: pytest.LogCaptureFixture) -> None:
+    # Not a public function of Ray's; the answer with machines that are drained is a fake's in test_crew_faults.
+    with caplog.at_level("DEBUG", "jobs"):
+        assert draining() == set()
+    assert caplog.records == []
+    (here,) = ray.nodes()
+    assert (is_gone(here["NodeID"]), is_gone("0" * 56)) == (False, True)
 
 
 def test_a_ray_that_is_there_already_is_used_and_left_running() -> None:
