@@ -21,6 +21,9 @@ from jobs.thrift import STRUCT, Compact
 
 MOST_AT_ONCE = 512 << 20  # bytes that a batch of rows may take, lists of numbers aside
 MOST_ROWS = 8_192  # of a batch
+LONG_ROW = 1 << 20  # bytes that few stored ones may speak for; of longer rows a row group ...
+MOST_OF_GROUP = 64 << 30  # ... may hold so many bytes
+MOST_OF_ROW = 64 << 20
 MOST_VALUES = 1 << 24  # in the lists of a column chunk, whatever few bytes it takes; beyond that ...
 VALUES_PER_BYTE = 128  # ... so many for each stored byte
 MOST_PAGE_BYTES = 64 << 20  # of a page, decompressed; beyond that ...
@@ -83,8 +86,9 @@ def rows_at_once(file: IO[bytes], columns: list[Column], group: Group, fixed: in
     size = file.seek(0, 2)
     claims = [_column(file, size, *each) for each in zip(columns, group.chunks, strict=True)]
     longest = fixed + sum(claim.entry for claim in claims)
-    if longest > MOST_AT_ONCE:
-        raise ValueError(f"a row may take {longest} bytes; {MOST_AT_ONCE} is the most")
+    # Rows before those that are wanted are decoded, too, and that takes its time.
+    if longest > MOST_OF_ROW or (longest > LONG_ROW and longest * group.rows > MOST_OF_GROUP):
+        raise ValueError(f"{group.rows} rows claim to take up to {longest} bytes each")
     rows = MOST_ROWS
     while rows > 1 and rows * fixed + sum(claim.of_rows(rows) for claim in claims) > MOST_AT_ONCE:
         rows //= 2
