@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from tests.chaos.campaign import Campaign, Result
 from tests.chaos.faults import Kind, counts_of
 from tests.chaos.inputs import write_inputs
 from tests.chaos.places import StoreName, place_of
-from tests.chaos.processes import adopt_orphans
+from tests.chaos.processes import adopt_orphans, own_processes
 from tests.chaos.report import as_json, as_markdown, machine
 
 
@@ -30,7 +31,11 @@ def main() -> int:
     adopt_orphans()
     # Ray puts sockets into it, whose paths have about a hundred characters.
     with tempfile.TemporaryDirectory(prefix="chaos-", dir="/tmp", ignore_cleanup_errors=True) as folder:
-        result = _campaign(Path(folder), arguments)
+        try:
+            result = _campaign(Path(folder), arguments)
+        finally:
+            for process in own_processes():
+                process.send(signal.SIGKILL)
     circumstances = {"seed": arguments.seed, "store": arguments.store, "machine": machine()}
     text = as_markdown(result, circumstances)
     sys.stdout.write(text)

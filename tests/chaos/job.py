@@ -143,7 +143,8 @@ class DisturbedJob:
             return False
 
         def come() -> bool:
-            return self._watch.count >= goal and (finishing or bool(scene.workers()))
+            at_it = scene.holds_lease if finishing else scene.workers
+            return self._watch.count >= goal and bool(at_it())
 
         if not wait_until(lambda: come() or not scene.driver.running, STUCK_SECONDS):
             self.findings.append(Finding("slow", f"no progress before: {fault.kind}:\n{scene.driver.said[-2000:]}"))

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from jobs.errors import JobError
 from jobs.lease import read_lease
 from jobs.storage import Folder
 from tests.chaos.audit import Finding
@@ -47,6 +48,10 @@ class Scene:
         """Of this run's driver, or of the cluster."""
         family = self.driver.family() if self.cluster is None else own_processes()
         return [process for process in family if process.role is Role.WORKER]
+
+    def holds_lease(self) -> bool:
+        """Whether the driver has begun with its run."""
+        return _holder(self.folder) == self.driver.process.pid
 
     def expect(self, driver: Driver, seconds: float, codes: set[int], after: str) -> None:
         """Notes it when a driver does not end in time, or with another exit code."""
@@ -143,5 +148,8 @@ def _take_over(scene: Scene) -> bool:
 
 
 def _holder(folder: Folder) -> int | None:
-    state = read_lease(folder)
+    try:
+        state = read_lease(folder)
+    except JobError:  # a store that is away
+        return None
     return None if state is None or state.released else state.pid
