@@ -22,7 +22,7 @@ from tests.chaos.strikes import REPORTED, STUCK_SECONDS
 from tests.chaos.watch import committed, watching
 
 MOST_JOBS = 4
-HELPER_SECONDS = 90.0  # within which Ray's helpers end by themselves, after their driver
+AGENT_SECONDS = 90.0  # within which Ray's agents end by themselves, after their driver
 
 
 @dataclass(kw_only=True, slots=True)
@@ -120,8 +120,8 @@ class Campaign:
 
 
 def _overdue(job: DisturbedJob) -> Iterator[Finding]:
-    """Ray's helpers that should have ended by themselves."""
+    """Ray's agents that should have ended by themselves."""
     alive = set(own_processes())
-    for helper, left in job.helpers.items():
-        if helper in alive and time.monotonic() - left > HELPER_SECONDS:
-            yield Finding("process", f"still alive {HELPER_SECONDS:g} s after its driver: {helper}")
+    for agent, left in job.agents.items():
+        if agent in alive and time.monotonic() - left > AGENT_SECONDS:
+            yield Finding("process", f"still alive {AGENT_SECONDS:g} s after its driver: {agent}")

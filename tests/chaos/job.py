@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -78,7 +79,7 @@ class DisturbedJob:
         self.blows: list[Blow] = []
         self.findings: list[Finding] = []
         self.drivers = 0
-        self.helpers: dict[Process, float] = {}  # of Ray, and when their driver had ended
+        self.agents: dict[Process, float] = {}  # of Ray, and when their driver had ended
 
     def make(self, run: Run) -> Counter[Kind]:
         """One run; returns its faults for which there was no occasion."""
@@ -164,9 +165,7 @@ class DisturbedJob:
         if not wait_until(lambda: not self._strays(scene), GONE_SECONDS, poll=0.2):
             strays = ", ".join(f"{each.pid} {each.command[:80]}" for each in self._strays(scene))
             self.findings.append(Finding("process", f"after: {last}: still alive: {strays}"))
-        for process in self._orphans():
-            if process.role is Role.HELPER:
-                self.helpers.setdefault(process, time.monotonic())
+        self._leave_to_ray()
         if scene.driver.process.returncode in (FINISHED, UNFINISHED, REPORTED) and last is not Kind.RAYLET:
             self._check_lease(str(last))
         self._count_lost_work(scene, blows)
@@ -175,7 +174,16 @@ class DisturbedJob:
         """What the driver has started and left. A cluster has processes of its own: of those only the workers."""
         if scene.cluster is not None:
             return scene.workers()
-        return [each for each in self._orphans() if each.pid not in self._there_before and each.role is not Role.HELPER]
+        ours = (each for each in self._orphans() if each.pid not in self._there_before)
+        return [each for each in ours if each.role not in (Role.AGENT, Role.IDLE)]
+
+    def _leave_to_ray(self) -> None:
+        """Agents have time to end; idle workers never would, since this process is their parent and not process 1."""
+        for process in self._orphans():
+            if process.role is Role.AGENT:
+                self.agents.setdefault(process, time.monotonic())
+            elif process.role is Role.IDLE:
+                process.send(signal.SIGKILL)
 
     def _orphans(self) -> list[Process]:
         """All that is alive, but for the cluster and the store."""

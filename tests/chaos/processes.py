@@ -22,7 +22,8 @@ class Role(StrEnum):
 
     WORKER = "worker"
     RAYLET = "raylet"
-    HELPER = "helper"  # of Ray: an agent, or an idle worker; ends by itself up to a minute after its raylet
+    AGENT = "agent"  # of Ray; ends by itself up to a minute after its raylet
+    IDLE = "idle"  # a worker of Ray's without work; ends after its raylet only where process 1 adopts it
     OTHER = "other"
 
 
@@ -40,8 +41,10 @@ class Process:
         program = self.command.partition(" ")[0]
         if program.rpartition("/")[2] == "raylet":
             return Role.RAYLET
-        if program == "ray::IDLE" or "agent" in self.command.lower():
-            return Role.HELPER
+        if "agent" in self.command.lower():
+            return Role.AGENT
+        if program == "ray::IDLE":
+            return Role.IDLE
         return Role.WORKER if program.startswith("ray::") else Role.OTHER
 
     def send(self, number: signal.Signals) -> bool:

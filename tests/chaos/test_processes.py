@@ -46,10 +46,10 @@ def test_a_process_that_has_got_the_number_of_a_dead_one_is_spared(family: subpr
     ("command", "role"),
     [
         ("ray::Hand.run", Role.WORKER),
-        ("ray::IDLE", Role.HELPER),
+        ("ray::IDLE", Role.IDLE),
         ("/x/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/agent", Role.RAYLET),
-        ("/x/bin/python -u /x/ray/dashboard/agent.py --node-ip-address=127.0.0.1", Role.HELPER),
-        ("ray::RuntimeEnvAgent", Role.HELPER),
+        ("/x/bin/python -u /x/ray/dashboard/agent.py --node-ip-address=127.0.0.1", Role.AGENT),
+        ("ray::RuntimeEnvAgent", Role.AGENT),
         ("/x/ray/core/src/ray/gcs/gcs_server --log_dir=/tmp", Role.OTHER),
     ],
 )
