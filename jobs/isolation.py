@@ -5,7 +5,8 @@ rows and to publish nothing. A range that kills is halved, until one row has kil
 guilty, and the task is made without it; if that kills again, the rows behind it are looked through.
 
 All of it is bounded: `MAX_GUILTY` rows, for each of them one probe per halving and two more, and `MAX_FRUITLESS`
-searches that end with a row that kills nobody (what killed was no row, but a machine or a mishap).
+searches that end with a row that kills nobody: what killed was a mishap, or all rows together. So the task is then made
+in smaller batches.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class Case:
     Attributes:
         probe: make these rows alone, and publish nothing.
         guilty: rows that are left out, and how the last worker died of each.
-        halvings: how often the task has starved its worker's machine of memory.
+        halvings: how often the frame budget is to be halved, since the task seems to need too much memory.
     """
 
     probe: Range | None = None
@@ -55,11 +56,13 @@ class Isolation:
     Attributes:
         guilty: by row, the last of the deaths that it was found guilty of.
         probe: what is to be made next; None for the whole task without its guilty rows.
+        fruitless: searches that have ended without a row to blame.
         hopeless: nothing is left to be tried.
     """
 
     def __init__(self, rows: int) -> None:
         self.guilty: dict[int, Death] = {}
+        self.fruitless = 0
         self.hopeless = False
         self._search = self._orders(rows)
         self.probe: Range | None = next(self._search)
@@ -75,12 +78,12 @@ class Isolation:
         """Yields orders, and is sent how each of them ended; a whole task that ends well ends it all, from outside."""
         if (yield 0, 0):
             return  # reading it is enough to kill
-        start = fruitless = 0
-        while start < rows and fruitless < MAX_FRUITLESS and len(self.guilty) < MAX_GUILTY:
+        start = 0
+        while start < rows and self.fruitless < MAX_FRUITLESS and len(self.guilty) < MAX_GUILTY:
             first, deaths = yield from self._narrowed(start, rows)
             death = yield from self._confirmed(first, CONFIRMATIONS - deaths)
             if death is None:
-                fruitless += 1
+                self.fruitless += 1
             else:
                 self.guilty[first] = death
                 # Those before it have been made, in probes that nobody died of.

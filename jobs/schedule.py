@@ -26,7 +26,7 @@ class _History:
         failures: errors that it raised, and deaths over it where its rows cannot be looked through.
         deaths: of workers that had nothing else in hand.
         moves: machines that went away under it.
-        halvings: as for `Case`.
+        halvings: deaths for want of memory, each of which halves the frame budget.
     """
 
     failures: int = 0
@@ -101,7 +101,8 @@ class Schedule:
         if history.isolation is None:
             return Case(halvings=history.halvings)
         isolation = history.isolation
-        return Case(probe=isolation.probe, guilty=dict(isolation.guilty), halvings=history.halvings)
+        halvings = history.halvings + isolation.fruitless
+        return Case(probe=isolation.probe, guilty=dict(isolation.guilty), halvings=halvings)
 
     def done(self, task: int) -> bool:
         """What was handed out is finished; returns whether the task is, or goes back for what comes after a probe."""

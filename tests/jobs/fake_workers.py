@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -167,3 +168,13 @@ class Environment:
 
     def run(self, task: str) -> str | None:
         return os.environ.get(task)
+
+
+class Spins:
+    """Tells how OpenMP's threads are to wait, and whether that was said before torch was there to read it."""
+
+    def __init__(self) -> None:
+        self._in_time = "torch" not in sys.modules
+
+    def run(self, task: int) -> tuple[str | None, bool]:
+        return os.environ.get("GOMP_SPINCOUNT"), self._in_time

@@ -210,6 +210,11 @@ def test_credentials_in_the_environment_reach_workers(monkeypatch: pytest.Monkey
     assert reports == {0: "http://127.0.0.1:1", 1: None}
 
 
+def test_a_worker_beside_a_busy_program_spends_its_time_waiting_for_its_own_threads() -> None:
+    reports, _ = _work("Spins", 1)
+    assert reports == {0: ("20000", True)}
+
+
 def test_a_new_ray_cannot_say_which_machines_are_drained(caplog: pytest.LogCaptureFixture) -> None:
     # Not a public function of Ray's; the answer with machines that are drained is a fake's in test_crew_faults.
     with caplog.at_level("DEBUG", "jobs"):
