@@ -193,7 +193,7 @@ class Costs:
     commits: float = 0.0
     commit_calls: int = 0
     deaths: int = 0
-    made_again: int = 0  # shards that were computed to the end and did not count
+    begun: int = 0  # shards whose work was begun, each as often as it was
 
 
 class Simulation:
@@ -250,6 +250,7 @@ class Simulation:
             return
         task = worker.computing = worker.waiting.pop(0)
         probe = self.schedule.case(task).probe
+        self.costs.begun += probe is None
         share = 1.0 if probe is None else (probe[1] - probe[0]) / self._ledger.plan.shard(task).rows
         seconds = self._cluster.shard_seconds * math.exp(self._random.gauss(0, self._cluster.spread)) * share
         began = self.clock
@@ -277,8 +278,6 @@ class Simulation:
         self.costs.commit_calls += 1
         if counted:
             self.intervals[task] = began, ended
-        else:
-            self.costs.made_again += 1
         # A worker that dies meanwhile has committed all the same; only nobody hears of it.
         self._at(store.waited - before, lambda: self._report(number, task))
 

@@ -38,7 +38,7 @@ def test_a_job_without_deaths_makes_each_shard_once_and_keeps_its_workers_busy(t
     ledger = started(tmp_path, 3_000)
     job = simulated(ledger, Cluster(workers=10, deaths_per_hour=0))
     assert len(ledger.committed()) == 3_000
-    assert (job.costs.commit_calls, job.costs.made_again, job.costs.deaths) == (3_000, 0, 0)
+    assert (job.costs.commit_calls, job.costs.begun, job.costs.deaths) == (3_000, 3_000, 0)
     stop = float(np.nanmax(job.intervals[:, 1]))
     assert 3_000 * 60 / 10 < stop < 3_000 * 60 / 10 * 1.2  # the mean of a log-normal lies above its median
     assert useful_share(job.intervals, 10, 0, stop) > 0.95
@@ -49,6 +49,7 @@ def test_a_job_whose_workers_die_all_the_time_loses_no_shard(tmp_path: Path) -> 
     job = simulated(ledger, Cluster(workers=20, deaths_per_hour=6))
     assert job.costs.deaths > 50
     assert not job.schedule.given_up
+    assert 1_500 < job.costs.begun < 1_500 + 3 * job.costs.deaths
     assert len(ledger.committed()) == 1_500
     assert [record.shard for record in ledger.records()] == list(range(1_500))
     assert not np.isnan(job.intervals).any()
