@@ -288,7 +288,9 @@ def test_a_column_is_lost_or_changed_on_its_way(drawn: Given, keep_inputs: bool)
         if keep_inputs or column not in ("tokens", "seed"):
             wanted = [values(table.select([column]))[0][row.position] for row in rows]
             assert values(stored.select([column]))[0] == wanted
-            assert column in ("id", "voice_id") or stored.schema.field(column).type == manifest.columns.field(column).type
+            assert (
+                column in ("id", "voice_id") or stored.schema.field(column).type == manifest.columns.field(column).type
+            )
     for row, (key, suffix, data) in zip([row for row in rows for _ in range(2)], members, strict=True):
         assert key == key_of(row.id)
         if suffix == "json":
