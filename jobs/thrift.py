@@ -30,10 +30,13 @@ class Compact:
     def fields(self) -> Iterator[tuple[int, int]]:
         """Number and type of each field of a struct; its value has to be read or skipped before the next."""
         field = 0
-        while head := self.byte():
-            step, kind = head >> 4, head & 15
+        data = self._data
+        while head := data[self.at]:
+            self.at += 1
+            step = head >> 4
             field = field + step if step else self.integer(I16)
-            yield field, kind
+            yield field, head & 15
+        self.at += 1
 
     def integer(self, kind: int) -> int:
         """A signed number."""
@@ -67,36 +70,41 @@ class Compact:
 
     def skip(self, kind: int) -> None:
         """A value of any type, in a field."""
-        if kind == STRUCT:
-            for _, inner in self.fields():
-                self.skip(inner)
+        if kind in INTEGERS:
+            self._varint()
+        elif kind == BINARY:
+            self._pass(self._varint())
+        elif kind == STRUCT:
+            while head := self.byte():
+                if not head >> 4:
+                    self._varint()  # the number of a field that does not follow from the one before
+                self.skip(head & 15)
         elif kind in LISTS:
             head = self.byte()
             size = head >> 4 if head >> 4 < 15 else self._varint()
             for _ in range(size):
                 self._pass(1) if head & 15 in TRUTHS else self.skip(head & 15)
-        elif kind in INTEGERS:
-            self._varint()
-        elif kind in (BYTE, DOUBLE, BINARY):
-            self._pass({BYTE: 1, DOUBLE: 8}.get(kind) or self._varint())
+        elif kind in (BYTE, DOUBLE):
+            self._pass(1 if kind == BYTE else 8)
         elif kind not in TRUTHS:  # these are in the type itself
             raise ValueError(f"a field of type {kind}, which Parquet has not")
 
     def byte(self) -> int:
         """One byte."""
-        self._pass(1)
-        return self._data[self.at - 1]
+        value = self._data[self.at]
+        self.at += 1
+        return value
 
     def _varint(self) -> int:
-        value = shift = 0
-        while True:
-            byte = self.byte()
+        data, at = self._data, self.at
+        value, shift = 0, 0
+        while (byte := data[at]) >= 128:
             value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
+            at, shift = at + 1, shift + 7
             if shift > MOST_BITS:
                 raise ValueError(f"a number of more than {MOST_BITS} bits")
+        self.at = at + 1
+        return value | byte << shift
 
     def _pass(self, count: int) -> None:
         self.at += count
