@@ -14,7 +14,7 @@ from enum import StrEnum
 MOST_DEATHS = 3  # of workers in one run: more at the same shard would rightly make the job suspect a row
 START_SECONDS = 9.0  # of a run, in which it imports, starts Ray and takes the lease
 WORK_SECONDS = 1.0
-FINISH_SECONDS = 0.6
+FINISH_SECONDS = 0.15
 WAIT_SECONDS = 2.5
 CLUSTER_EVERY = 3  # of the runs that are at work when they end, one in so many is on a cluster
 
@@ -43,9 +43,9 @@ ENDS = frozenset(
 LONG = frozenset({Kind.DRIVER_WAITING, Kind.FROZEN, Kind.SECOND})  # with a second driver, which has to start
 # Of 50 kills, and what comes beside them.
 SHARES = {
-    Kind.DRIVER_STARTING: 6,
+    Kind.DRIVER_STARTING: 8,
     Kind.DRIVER_AT_WORK: 11,
-    Kind.DRIVER_FINISHING: 4,
+    Kind.DRIVER_FINISHING: 2,
     Kind.DRIVER_WAITING: 2,
     Kind.WORKER: 18,
     Kind.RAYLET: 4,
@@ -102,8 +102,10 @@ def plan(counts: Mapping[Kind, int], seed: int) -> list[Run]:
     ends.sort(key=lambda kind: kind is Kind.DRIVER_FINISHING)
     on_cluster = _on_cluster(ends) if Kind.NODE in passing else set()
     lists: list[list[Kind]] = [[kind] for kind in ends]
+    # From the first run that dies at the end of the job on there are no shards left for other faults.
+    full = ends.index(Kind.DRIVER_FINISHING) + 1 if Kind.DRIVER_FINISHING in ends else None
     for kind in passing:
-        bears = [at for at, kinds in enumerate(lists) if _bears(kinds, kind, at in on_cluster)]
+        bears = [at for at, kinds in enumerate(lists[:full]) if _bears(kinds, kind, at in on_cluster)]
         if not bears:  # a run that gets to the end of the job
             bears = [len(lists)]
             lists.append([])

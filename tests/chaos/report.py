@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import platform
 import statistics
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from tests.chaos.campaign import Result
@@ -48,7 +49,9 @@ def as_markdown(result: Result, circumstances: dict[str, Any]) -> str:
 
 def as_json(result: Result, circumstances: dict[str, Any]) -> dict[str, Any]:
     """The same, with each fault by itself."""
-    return {**circumstances, "kills": result.kills, **asdict(result)}
+    # A counter's keys are more than asdict can bear.
+    plain = {**asdict(replace(result, missed=Counter())), "missed": dict(result.missed)}
+    return {**circumstances, "kills": result.kills, **plain}
 
 
 def machine() -> str:
