@@ -19,7 +19,7 @@ from tests.jobs.ray_nodes import cluster_of
 
 ROWS, SHARD_ROWS = 160, 4
 SOLVER_STEPS = 60  # so that a shard takes its time
-STEP_SECONDS = 60.0  # the longest that any change of the cluster may take to show
+STEP_SECONDS = 120.0  # the longest that any change of the cluster may take to show
 QUIET = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 # The command line, which looks at the cluster often and is soon impatient.
 COMMAND = """
