@@ -101,7 +101,7 @@ def course(panel: plt.Axes, report: dict[str, Any]) -> None:
     hours, shares, done = zip(*report["run"]["curve"], strict=True)
     panel.plot(hours, [100 * share for share in shares], color=_COLOURS["single"], label="workers at work that counts")
     panel.plot(
-        hours, [100 * count / report["job"]["shards"] for count in done], color=_COLOURS["batched"], label="shards"
+        hours, [100 * count / report["job"]["shards"] for count in done], color=_COLOURS["batched"], label="shards done"
     )
     panel.set_ylim(0, 105)
     panel.set_xlabel("hours, simulated")
