@@ -160,7 +160,7 @@ class DisturbedJob:
         last = blows[-1].kind if blows else None
         seconds = STOP_SECONDS if last in (Kind.SIGTERM, Kind.SIGINT) else STUCK_SECONDS
         began = time.monotonic()
-        scene.expect(scene.driver, seconds, scene.codes, str(last or "nothing"))
+        scene.expect(scene.driver, seconds, scene.codes, str(last or "nothing"), self._may_finish)
         self._say(f"  the driver ended with {scene.driver.process.returncode} after {time.monotonic() - began:.1f} s")
         if not wait_until(lambda: not self._strays(scene), GONE_SECONDS, poll=0.2):
             strays = ", ".join(f"{each.pid} {each.command[:80]}" for each in self._strays(scene))
@@ -169,6 +169,10 @@ class DisturbedJob:
         if scene.driver.process.returncode in (FINISHED, UNFINISHED, REPORTED) and last is not Kind.RAYLET:
             self._check_lease(str(last))
         self._count_lost_work(scene, blows)
+
+    def _may_finish(self) -> bool:
+        """The end of a small job needs no worker: once all shards are there, whatever happens to those comes too late."""
+        return self._watch.count >= self._shards
 
     def _strays(self, scene: Scene) -> list[Process]:
         """What the driver has started and left. A cluster has processes of its own: of those only the workers."""

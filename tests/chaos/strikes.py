@@ -53,9 +53,22 @@ class Scene:
         """Whether the driver has begun with its run."""
         return _holder(self.folder) == self.driver.process.pid
 
-    def expect(self, driver: Driver, seconds: float, codes: set[int], after: str) -> None:
-        """Notes it when a driver does not end in time, or with another exit code."""
+    def expect(
+        self,
+        driver: Driver,
+        seconds: float,
+        codes: set[int],
+        after: str,
+        may_finish: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Notes it when a driver does not end in time, or with another exit code.
+
+        Args:
+            may_finish: asked once it has ended: whether it may have finished the job where it need not.
+        """
         code = driver.wait(seconds)
+        if UNFINISHED in codes and may_finish():
+            codes = codes | {FINISHED, REPORTED}
         if code is None:
             driver.end()
             self.findings.append(Finding("slow", f"after: {after}: not ended in {seconds:g} s:\n{driver.said[-2000:]}"))
