@@ -171,7 +171,7 @@ class DisturbedJob:
         self._count_lost_work(scene, blows)
 
     def _may_finish(self) -> bool:
-        """The end of a small job needs no worker: once all shards are there, whatever happens to those comes too late."""
+        """The end of a small job needs no worker: once all shards are there, what happens to those is too late."""
         return self._watch.count >= self._shards
 
     def _strays(self, scene: Scene) -> list[Process]:
