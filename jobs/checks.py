@@ -112,7 +112,8 @@ def problems(measures: Measures, limits: ChecksConfig) -> list[str]:
     return [
         name
         for name, (measured, key) in CHECKS.items()
-        if (limit := getattr(limits, key)) is not None and abs(getattr(measures, measured)) > limit
+        # In float32, as the measures are: as a double 0.001 is less than as that.
+        if (limit := getattr(limits, key)) is not None and abs(getattr(measures, measured)) > float(np.float32(limit))
     ]
 
 

@@ -150,9 +150,12 @@ class Crew:
         wait = min(LAST_BACKOFF_SECONDS, FIRST_BACKOFF_SECONDS * 2 ** (len(failures) - 1))
         self._hire_after = time.monotonic() + wait
         log.warning("a worker could not start: %s", reason)
-        at_work = any(member.stage == "ready" for member in self._members)
+        ready = any(member.stage == "ready" for member in self._members)
+        # Of many that begin at once, those of one bad machine fail before the others are ready.
+        loading = any(member.stage == "loading" for member in self._members)
         errors = sum(1 for was_death, _ in failures if not was_death)
-        if not at_work and (errors >= START_ERRORS or len(failures) >= START_DEATHS):
+        enough = errors >= START_ERRORS or len(failures) >= START_DEATHS
+        if enough and not ready and (not loading or len(failures) >= START_DEATHS + 2 * self._target):
             first = next((why for was_death, why in failures if not was_death), failures[0][1])
             raise JobError(f"no worker can start, after {len(failures)} tries; the first error: {first}")
 

@@ -227,7 +227,7 @@ def _index_name(ledger: Ledger, number: int) -> tuple[str, bool]:
 def finalise(ledger: Ledger, work: Work | None = None) -> Summary:
     """Makes the tables of the whole job, clears away what no record names and marks the job as finished.
 
-    Of a finished job it only deletes what an earlier end left behind.
+    Of a finished job it only deletes what late workers of its end left behind.
 
     Args:
         work: does the tasks; without, this process does.
@@ -244,8 +244,11 @@ def finalise(ledger: Ledger, work: Work | None = None) -> Summary:
         ledger.fix_choices()
         summary = _make_tables(ledger, work or _here(ledger))
         ledger.confirm()
+        # Before it is finished, since few come back to a finished job. Killed in between, the end is made again.
+        ledger.clear_finish()
         ledger.finish(summary)
-    ledger.clear_finish()
+    else:
+        ledger.clear_finish()
     return summary
 
 

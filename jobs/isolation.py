@@ -76,7 +76,7 @@ class Isolation:
 
     def _orders(self, rows: int) -> Generator[Range | None, Death | None, None]:
         """Yields orders, and is sent how each of them ended; a whole task that ends well ends it all, from outside."""
-        if (yield 0, 0):
+        if (yield 0, 0) and (yield 0, 0):
             return  # reading it is enough to kill
         start = 0
         while start < rows and self.fruitless < MAX_FRUITLESS and len(self.guilty) < MAX_GUILTY:

@@ -44,6 +44,7 @@ BEAT_SECONDS = 4.0
 POLL_SECONDS = 1.0
 RELEASE_SECONDS = 10.0  # to wait for a heartbeat under way
 SETTLE_SECONDS = 2.0  # before looking who won, in a store without put-if-absent
+HEAD_TRIES = 20  # each sees another holder, or a listing that is behind
 STALE_SECONDS = 600.0  # by the clock on the wall: older than any difference between two clocks
 NAME = re.compile(r"^ledger/lease/(\d{8})(?:-([0-9a-f]+))?\.json$")
 
@@ -108,6 +109,11 @@ class Lease:
         self._thread = threading.Thread(target=self._keep, name="lease", daemon=True)
 
     @property
+    def generation(self) -> int:
+        """Higher than that of every earlier holder."""
+        return int(self._name.removeprefix(LEASE_FOLDER)[:8])
+
+    @property
     def state(self) -> LeaseState:
         """What the lease object said at the last renewal."""
         return self._state
@@ -165,8 +171,8 @@ class Lease:
 
     def _keep(self) -> None:
         while not self._stop.wait(self._timing.beat) and self.lost is None:
-            # A failed renewal is tried again.
-            with contextlib.suppress(JobError):
+            # A failed renewal is tried again, whatever it failed of.
+            with contextlib.suppress(Exception):
                 self.renew()
 
 
@@ -238,17 +244,17 @@ def _create(folder: Folder, after: str | None, timing: Timing) -> Lease | None:
 
 
 def _head(folder: Folder) -> tuple[str, LeaseState] | None:
-    names = [name for name in folder.list(LEASE_FOLDER) if NAME.match(name)]
-    if not names:
-        return None
-    newest = max(name[: len(LEASE_FOLDER) + 8] for name in names)
-    # Without a holder in it a name is the generation's only one; "." sorts after "-", so it is asked for first.
-    name = min((name for name in names if name.startswith(newest)), key=lambda name: ("-" in name, name))
-    try:
-        return name, _from_bytes(folder.read(name), folder.path(name))
-    except FileNotFoundError:
-        # A newer holder has cleared it away between the two requests.
-        return _head(folder)
+    for _ in range(HEAD_TRIES):
+        names = [name for name in folder.list(LEASE_FOLDER) if NAME.match(name)]
+        if not names:
+            return None
+        newest = max(name[: len(LEASE_FOLDER) + 8] for name in names)
+        # Without a holder in it a name is the generation's only one; "." sorts after "-", so it is asked for first.
+        name = min((name for name in names if name.startswith(newest)), key=lambda name: ("-" in name, name))
+        # A newer holder may have cleared it away between the two requests.
+        with contextlib.suppress(FileNotFoundError):
+            return name, _from_bytes(folder.read(name), folder.path(name))
+    raise StorageError(f"{folder.path(LEASE_FOLDER)}: a lease is listed again and again that cannot be found")
 
 
 def _to_bytes(state: LeaseState) -> bytes:
@@ -287,7 +293,10 @@ def _holder_is_dead(state: LeaseState) -> bool:
     """Only certain where the process id means the same here as there."""
     if not state.space or state.host != socket.gethostname() or state.space != _process_space():
         return False
-    return _process_start(state.pid) != state.process_start
+    try:
+        return _process_start(state.pid) != state.process_start
+    except PermissionError:
+        return False
 
 
 def _process_space() -> str:
@@ -303,10 +312,16 @@ def _process_space() -> str:
 
 
 def _process_start(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot; None when there is none, or only its unreaped remains."""
+    """When a process began, in clock ticks since boot; None when there is none, or only its unreaped remains.
+
+    Raises:
+        PermissionError: there is one, of another user, and what it is may not be seen.
+    """
     try:
         # The name, in parentheses, may hold anything: the fields count from its end.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
+    except (FileNotFoundError, ProcessLookupError):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, 0)
         return None
     return None if fields[0] in ("Z", "X") else fields[19]

@@ -26,14 +26,16 @@ it lost and deletes its files.
 
 Where the store has not, tries write ``<shard>.<attempt>.json``, and the record that counts is the smallest attempt
 among those present: readers and writers use the same rule on the same names. When every shard is committed,
-``fix_choices`` writes the attempts that count into ``chosen.json`` of each range, which goes before that rule, and from
-then on the choice cannot change. Why no file that counts is ever deleted:
+``fix_choices`` writes the attempts that count into ``chosen-<generation>.json`` of each range, which goes before that
+rule, and from then on the choice cannot change. Why no file that counts is ever deleted:
 
-- Before ``chosen.json`` is there, nobody deletes files of a committed try. A try that sees a smaller one has lost, but
+- Before a choice is there, nobody deletes files of a committed try. A try that sees a smaller one has lost, but
   the end may have read the names before that one appeared, and be about to choose otherwise.
 - After that the choice is fixed, whatever a late try still writes: this try loses, and clears its own files away.
-- Only the driver writes ``chosen.json``, under the lease, which it confirms before each, and never over another one.
-  Whoever clears a range away, more than once or late, works from the same choice.
+- Only the driver writes a choice, under the lease, which it confirms before each, where there is none, and under a name
+  with the lease's generation. Should a write of a run that has lost the lease land late, it is of a lower generation
+  than that of the run that has it, and the highest counts. Whoever clears a range away, more than once or late, works
+  from the same choice.
 
 **Unknown outcomes.** ``StorageUnknown`` from a commit means that the record may be there: nothing is deleted, the shard
 is done or not by what the names say, and tries that lost are cleared away at the end. A commit that is repeated by the
@@ -122,7 +124,7 @@ class Ledger:
         if described["conditional"]:
             return folder.create(JOB, data)
         folder.put(JOB, data)
-        return True
+        return False  # another run may have begun another job at this moment: looked at again
 
     @classmethod
     def open(cls, folder: Folder) -> Ledger:
@@ -293,11 +295,14 @@ class Ledger:
 
     def _chosen(self, number: int) -> dict[int, str]:
         """By shard, the attempt that counts for ever; empty while that is not fixed."""
-        name = _chosen_name(number)
+        names = self.folder.list(f"{_range_prefix(number)}chosen-")
+        if not names:
+            return {}
+        name = max(names)
         try:
             return {int(shard): str(attempt) for shard, attempt in json.loads(self.folder.read(name)).items()}
         except FileNotFoundError:
-            return {}
+            raise StorageError(f"{self.folder.path(name)} is gone: it says which tries count") from None
         except (ValueError, AttributeError) as error:
             raise StorageError(f"{self.folder.path(name)} is damaged: {error}") from None
 
@@ -368,8 +373,11 @@ class Ledger:
             if not self._chosen(number):
                 matches = {shard: COMMIT_NAME.match(name) for shard, name in self.record_names(number).items()}
                 attempts = {shard: match[2] for shard, match in matches.items() if match}
+                if len(attempts) < len(self.plan.range(number)):
+                    raise StorageError(f"{self.folder.url}: records of shards that were committed are gone")
                 self.confirm()
-                self.folder.put(_chosen_name(number), json.dumps(attempts).encode())
+                generation = 0 if self._lease is None else self._lease.generation
+                self.folder.put(_chosen_name(number, generation), json.dumps(attempts).encode())
 
     def data_names(self, number: int) -> list[str]:
         """The files of a range's shards, whether a record names them or not."""
@@ -428,8 +436,8 @@ def _range_prefix(number: int) -> str:
     return f"{COMMITS}{number:04d}/"
 
 
-def _chosen_name(number: int) -> str:
-    return f"{_range_prefix(number)}chosen.json"
+def _chosen_name(number: int, generation: int) -> str:
+    return f"{_range_prefix(number)}chosen-{generation:08d}.json"
 
 
 def _record_prefix(shard: int) -> str:

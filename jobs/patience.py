@@ -63,7 +63,7 @@ class Patience:
                 if status_of(error) is not None or isinstance(error, FileNotFoundError | FileExistsError):
                     self.reached.add(store)
                 known = store in self.reached or _ALL in self.reached
-                wait = trouble.met(error, self.total if known else min(self.stranger, self.total))
+                wait = trouble.met(error, self.total if known else min(self.stranger, self.total), known=known)
                 if wait is not None:
                     self.sleep(wait)
                     continue
@@ -86,9 +86,11 @@ class _Trouble:
         self._warned = False
         self.doubt = False  # whether one of the tries may have landed
 
-    def met(self, error: Exception, total: float) -> float | None:
+    def met(self, error: Exception, total: float, *, known: bool) -> float | None:
         """Seconds to wait before the next try; None when there shall be none."""
         now = self._patience.clock()
+        # The connection may have been lost under way and refused when aiohttp tried again, which it does by itself.
+        self.doubt = self.doubt or (known and unreached(error))
         if not self._tries:
             self._began = now
         self._tries += 1

@@ -98,12 +98,14 @@ class Publication:
             for file in record.files():
                 self.ledger.folder.upload(file.name, self._local(file.name))
                 self.pulse.beat()
-            return self.ledger.commit(self.attempt, record)
         except StorageUnknown:
             raise
         except Exception:
             self.ledger.discard(self.attempt, record)
             raise
+        # Whatever this raises, nothing is deleted: a record that landed against all that is known of it would name
+        # files that are gone. Those of a try that did not count go at the end.
+        return self.ledger.commit(self.attempt, record)
 
     def _write_audio(self, made: Made) -> StoredFile:
         shard_format = FORMATS[self.config.format]

@@ -29,8 +29,9 @@ from jobs.lease import Lease
 from jobs.ledger import Ledger, exists
 from jobs.manifest import Manifest
 from jobs.models import device_of, open_model
+from jobs.patience import PATIENT
 from jobs.placement import Share
-from jobs.plan import RANGE_SHARDS, Plan, ShardSet, make_plan
+from jobs.plan import Plan, ShardSet, make_plan
 from jobs.progress import Meter, showing
 from jobs.schedule import Schedule
 from jobs.session import connected, nodes, plan_share
@@ -49,7 +50,8 @@ log = logging.getLogger(__name__)
 
 SHOWN_SHARDS = 3  # that were given up, in the error
 VOICES_STALL_SECONDS = 1_800.0  # without a group of voices, after which a worker is ended
-RANGES_HERE = 4  # of shards, whose end this process makes by itself
+CALIBRATION_SECONDS = 1_800.0  # the least that finding the frame budget may take
+RANGES_HERE, ROWS_HERE = 4, 4_000_000  # of shards, whose end this process makes by itself
 FINISHER_SHARE = Share(cpus=1, gpus=0, threads=1)
 
 
@@ -136,7 +138,7 @@ def _describe(config: JobConfig, limit: int | None) -> tuple[dict[str, Any], Pla
 
 def _run(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, console: Console) -> Outcome:
     logging.getLogger("jobs").setLevel(config.log_level.upper())
-    with _workplace(config, folder, len(plan)) as (share, stop):
+    with _workplace(config, folder, plan) as (share, stop):
         # Where only the end is left to do, the job is begun.
         ledger = Ledger.open(folder) if share is None or exists(folder) else _begin(config, job, plan, folder, share)
         with ledger.lease(on_wait=log.warning) as lease:
@@ -145,7 +147,7 @@ def _run(config: JobConfig, job: dict[str, Any], plan: Plan, folder: Folder, con
                 if share is None:
                     raise Unfinished(f"{folder.url}: shards that were committed are gone; go on with: {_again(folder)}")
                 _make_shards(config, ledger, share, done, lease, stop, console)
-            summary = finalise(ledger, None if plan.ranges <= RANGES_HERE else _on_ray(config, ledger, lease, stop))
+            summary = finalise(ledger, None if _is_small(plan) else _on_ray(config, ledger, lease, stop))
         made = len(plan) - len(done)
         return Outcome(output=folder.url, model=config.model, summary=summary, made_shards=made)
 
@@ -182,7 +184,9 @@ def _frame_budget(config: JobConfig, share: Share) -> int:
     )
     schedule, found = Schedule([0]), list[Calibration]()
     describe = "finding the frame budget".format
-    crew = Crew(recipe, workers=1, share=share, describe=describe, stall_seconds=config.stall_seconds)
+    # It has no pulse: loading, compiling and measuring count as one.
+    stall = max(config.stall_seconds, CALIBRATION_SECONDS)
+    crew = Crew(recipe, workers=1, share=share, describe=describe, stall_seconds=stall)
     crew.work(schedule, lambda task, calibration: found.append(calibration))
     if not found:
         raise JobError(
@@ -194,17 +198,22 @@ def _frame_budget(config: JobConfig, share: Share) -> int:
 
 
 @contextlib.contextmanager
-def _workplace(config: JobConfig, folder: Folder, shards: int) -> Iterator[tuple[Share | None, Stop]]:
+def _workplace(config: JobConfig, folder: Folder, plan: Plan) -> Iterator[tuple[Share | None, Stop]]:
     """Ray, and the share of it that a worker gets; None where only the end of a small job is left to do."""
     stop = Stop()
     if config.ray_address is None:
         device_of(config)  # a GPU that is not here is bad input, to be said before Ray starts
-    if shards <= RANGES_HERE * RANGE_SHARDS and exists(folder) and len(Ledger.open(folder).committed()) == shards:
+    if _is_small(plan) and exists(folder) and len(Ledger.open(folder).committed()) == len(plan):
         with stop.listening():
             yield None, stop
         return
     with connected(config.ray_address), stop.listening():
         yield plan_share(config.workers, gpus_of(config), own=config.ray_address is None), stop
+
+
+def _is_small(plan: Plan) -> bool:
+    """Whether this process makes the end of the job by itself."""
+    return plan.ranges <= RANGES_HERE and plan.rows <= ROWS_HERE
 
 
 def gpus_of(config: JobConfig) -> float:
@@ -234,6 +243,13 @@ def _make_shards(
         },
     )
     budget = recipe.arguments["max_frames"]
+    if config.stall_seconds < PATIENT.total:
+        log.warning(
+            "stall_seconds: %g is less than the %g s for which a store's trouble is waited out, and will pass for a "
+            "worker that hangs; give more",
+            config.stall_seconds,
+            PATIENT.total,
+        )
     left = (index for index in range(len(plan)) if index not in done)
     schedule = Schedule(left, rows=lambda shard: plan.shard(shard).rows)
     meter = Meter(plan.rows, rows_before=plan.rows_of(done))
@@ -261,7 +277,7 @@ def _make_shards(
 
 
 def _order(shard: int, case: Case, max_frames: int) -> Order:
-    smaller = max(LEAST_FRAMES, max_frames >> case.halvings) if case.halvings else None
+    smaller = min(max_frames, max(LEAST_FRAMES, max_frames >> case.halvings)) if case.halvings else None
     return Order(shard, case.probe, case.guilty, smaller)
 
 

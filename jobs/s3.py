@@ -77,6 +77,8 @@ class S3Store(RemoteStore):
         except FileNotFoundError as error:
             if code_of(error) == "NoSuchBucket":
                 raise OSError(str(error)) from error
+            if "ContinuationToken" in parameters:
+                raise OSError(f"a listing broke off: {error}") from error
             return {}  # some stores say so of a prefix without objects
 
     def _write(self, name: str, size: int, content: Content) -> None:

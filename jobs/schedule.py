@@ -170,7 +170,8 @@ class Schedule:
 
     @property
     def finished(self) -> bool:
-        """Whether nothing is left to hand out or to wait for; known once `next` has said None."""
+        """Whether nothing is left to hand out or to wait for."""
+        self._look_ahead(1)
         return self._exhausted and not (self._fresh or self._suspect or self._failed or self._in_hand)
 
     def _history(self, task: int) -> _History:

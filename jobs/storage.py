@@ -18,14 +18,15 @@ import os
 import secrets
 from collections.abc import Iterator
 from typing import IO, NoReturn
+from urllib.parse import urlsplit
 
 from jobs.credentials import secret_texts
-from jobs.errors import JobError, StorageError, StorageUnknown
-from jobs.faults import translated, unsupported
+from jobs.errors import InputError, JobError, StorageError, StorageUnknown
+from jobs.faults import Doubtful, translated, unsupported
 from jobs.filesystems import S3, FileSystem
 from jobs.patience import PATIENT, Patience
 from jobs.s3 import S3Store
-from jobs.stores import LocalStore, RemoteStore, Store
+from jobs.stores import WHOLE, LocalStore, RemoteStore, Store
 from jobs.urls import Options, absolute_url, is_url
 
 
@@ -173,7 +174,7 @@ class Folder:
                 self._store.create(name, b"second")
                 return False
             return self._store.read(name) == b"first"
-        except (OSError, NotImplementedError) as error:
+        except Exception as error:
             if unsupported(error):
                 return False
             self._raise("write", name, error, writing=True)
@@ -195,8 +196,8 @@ class Folder:
             self._raise(verb, name, error, writing=writing)
 
     def _raise(self, verb: str, name: str, error: Exception, *, writing: bool) -> NoReturn:
-        # A local write fails before its rename, so its outcome is always known.
-        uncertain = writing and is_url(self.url)
+        # A local write fails before its rename, or says that it does not know.
+        uncertain = writing and (is_url(self.url) or isinstance(error, Doubtful))
         # No chain to the error below, which a log would print: its text may hold credentials.
         raise translated(f"cannot {verb} {self.path(name)}", error, self._secrets, uncertain=uncertain) from None
 
@@ -204,6 +205,12 @@ class Folder:
 def _store_of(url: str, options: Options | None, patience: Patience) -> Store:
     if not is_url(url):
         return LocalStore(url)
+    protocol = urlsplit(url).scheme
+    if protocol not in WHOLE:
+        raise InputError(
+            f"{url}: nothing is written to {protocol}://, where a write that is cut short may leave a torn file; "
+            f"give a local path, or a URL of one of {', '.join(sorted(WHOLE))}"
+        )
     files = FileSystem(url, options, patience)
     return S3Store(url, files) if files.protocol in S3 else RemoteStore(url, files)
 

@@ -12,7 +12,9 @@ listing, see a complete object or none, whenever the writer dies.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import secrets
 import shutil
 import threading
@@ -21,11 +23,21 @@ from copy import copy
 from pathlib import Path
 from typing import IO, Any, ClassVar, Protocol, Self
 
+from jobs.faults import Doubtful
 from jobs.filesystems import READ_BLOCK, S3, FileSystem
 from jobs.patience import Patience
 
 CREATES = S3 | {"memory"}  # elsewhere fsspec's ``create`` looks, then writes
+# Of fsspec's file systems, those where an object is there as a whole or not at all.
+WHOLE = S3 | {"memory", "gs", "gcs", "az", "abfs", "abfss", "adl"}
 PART_SUFFIX = ".part"  # of a local file that is still being written
+PART_DIGITS = 16
+PART_NAME = re.compile(rf"\.[0-9a-f]{{{PART_DIGITS}}}{re.escape(PART_SUFFIX)}")
+# With these a link or a rename has surely not happened.
+REFUSALS = frozenset(
+    {errno.EPERM, errno.EACCES, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EXDEV, errno.ENAMETOOLONG}
+    | {errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EISDIR, errno.ENOTDIR, errno.EINVAL}
+)
 
 
 class Store(Protocol):
@@ -87,7 +99,7 @@ class LocalStore:
 
     def _walk(self, prefix: str) -> Iterator[str]:
         folder, _, beginning = prefix.rpartition("/")
-        for parent, folders, names in os.walk(self._root / folder):
+        for parent, folders, names in os.walk(self._root / folder, onerror=_unless_absent):
             found = [name for name in names if name.startswith(beginning)]
             folders[:] = [name for name in folders if name.startswith(beginning)]
             beginning = ""  # counts at the top only
@@ -97,21 +109,37 @@ class LocalStore:
     def _publish(self, name: str, fill: Callable[[IO[bytes]], object], place: Callable[[Path, Path], None]) -> None:
         target = self._root / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        part = target.parent / f".{secrets.token_hex(8)}{PART_SUFFIX}"
+        part = target.parent / f".{secrets.token_hex(PART_DIGITS // 2)}{PART_SUFFIX}"
         try:
             with open(part, "xb") as file:
                 fill(file)
                 file.flush()
                 os.fsync(file.fileno())
-            place(part, target)
+            _placed(lambda: place(part, target))
         finally:
-            part.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                part.unlink(missing_ok=True)
         _sync_folder(target.parent)
 
 
+def _unless_absent(error: OSError) -> None:
+    # What cannot be listed is not empty.
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise error
+
+
+def _placed(place: Callable[[], None]) -> None:
+    try:
+        place()
+    except OSError as error:
+        # A network file system may have done it and lost the answer.
+        if isinstance(error, FileExistsError) or error.errno in REFUSALS:
+            raise
+        raise Doubtful(str(error)) from error
+
+
 def _is_partial(name: str) -> bool:
-    base = name.rpartition("/")[2]
-    return base.startswith(".") and base.endswith(PART_SUFFIX)
+    return PART_NAME.fullmatch(name.rpartition("/")[2]) is not None
 
 
 def _sync_folder(path: Path) -> None:

@@ -17,7 +17,7 @@ from jobs.isolation import Case, Death
 from jobs.placement import Share
 from jobs.schedule import MAX_HALVINGS, MAX_MOVES, Schedule
 from jobs.worker import Order
-from tests.jobs.fake_ray import NEVER, Actor, Ends, Script, World, killer
+from tests.jobs.fake_ray import NEVER, Actor, Ends, Reference, Script, World, killer
 
 RECIPE = Recipe(make="nobody:makes_it", arguments={})
 STALL = 300.0
@@ -141,7 +141,7 @@ def test_a_shard_that_cannot_even_be_read_is_looked_through(monkeypatch: pytest.
     world = World(monkeypatch, {"a": 1}, lambda actor, order: (5.0, Ends() if order.shard == 0 else order))
     run = Run(world, 2, rows=1_000, workers=1).work()
     assert list(run.schedule.given_up) == [0]
-    assert [order.probe for order in run.orders if order.shard == 0] == [None, None, (0, 0)]
+    assert [order.probe for order in run.orders if order.shard == 0] == [None, None, (0, 0), (0, 0)]
 
 
 def test_an_error_that_a_worker_raises_is_taken_for_its_death(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,6 +325,25 @@ def test_a_worker_that_never_gets_ready_is_waited_for_without_end(monkeypatch: p
     with pytest.raises(JobError, match=r"no worker can start, after 3 tries; .* was not ready after 1800 s"):
         Run(world, 1, workers=1).work()
     assert world.seconds < 4 * crews.START_SECONDS
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_one_bad_machine_ends_a_run_whose_other_workers_are_still_loading(
+    monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    def load(actor: Actor, recipe: Any, environment: Any) -> Any:
+        bad = actor.machine == "bad" or not good
+        seconds, value = (5.0, RuntimeError("no driver")) if bad else (60.0, 1)
+        return actor.world.answer(actor, Reference(), seconds, value)
+
+    monkeypatch.setattr(Actor, "_load", load)
+    world = World(monkeypatch, {"bad": 4, "good": 4}, steady())
+    run = Run(world, 6, workers=8)
+    if good:
+        assert sorted(run.work().reports) == list(range(6))
+    else:
+        with pytest.raises(JobError, match="no worker can start"):
+            run.work()
 
 
 # --- ends and costs ---------------------------------------------------------------------------------------------------

@@ -27,6 +27,14 @@ def _search(rows: int, kills: set[int]) -> tuple[Isolation, int, bool]:
     return isolation, deaths, False
 
 
+def test_one_mishap_in_the_first_probe_gives_the_task_up() -> None:
+    isolation = Isolation(4)
+    isolation.ended(DEATH)
+    assert not isolation.hopeless
+    isolation.ended(DEATH)
+    assert isolation.hopeless
+
+
 @pytest.mark.parametrize("rows", [1, 2, 3, 7, 64, 512, 1_000])
 @pytest.mark.parametrize("seed", range(20))
 def test_an_innocent_row_is_blamed_or_a_guilty_one_is_not(rows: int, seed: int) -> None:

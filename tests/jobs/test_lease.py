@@ -165,6 +165,30 @@ def test_a_later_process_with_the_same_id_is_not_the_holder(place: str, clock: C
         assert clock.now == 1_000.0
 
 
+def test_a_holder_whose_process_is_hidden_is_not_known_to_be_dead(
+    place: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of another user on this host, under a /proc that shows each user's own processes only."""
+    folder = Folder(place)
+    with take_lease(folder, timing=clock.timing()) as lease:
+        own = lease.state
+
+    def hidden(pid: int, number: int) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr("jobs.lease.os.kill", hidden)
+    elsewhere(folder, clock, 2, host=own.host, space=own.space, pid=2**22 - 1, process_start="1")
+    with take_lease(folder, timing=clock.timing()):
+        assert clock.now >= 1_030
+
+
+def test_a_listing_that_stays_behind_is_looked_at_for_ever(place: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = Folder(place)
+    monkeypatch.setattr(Folder, "list", lambda self, prefix="": [f"{LEASE_FOLDER}00000001.json"])
+    with pytest.raises(StorageError, match="again and again"):
+        read_lease(folder)
+
+
 def test_the_same_process_id_in_another_container_is_not_known_to_be_dead(place: str, clock: Clock) -> None:
     folder = Folder(place)
     with take_lease(folder, timing=clock.timing()) as lease:

@@ -308,7 +308,14 @@ def test_shards_of_many_ranges_are_known_from_names(tmp_path: Path) -> None:
     ledger = Ledger.start(Folder(str(tmp_path / "out")), job_of(str(tmp_path / "out"), str(path)), plan)
     for shard in (0, 999, 1_000, 2_499):
         ledger.folder.put(f"ledger/commits/{shard // 1_000:04d}/{shard:07d}.json", b"")
-    for name in ("0002/0002500.json", "0000/0001001.json", "0001/chosen.json", "0001/0001002.txt", "0001/1002.json"):
+    others = (
+        "0002/0002500.json",
+        "0000/0001001.json",
+        "0001/chosen-00000001.json",
+        "0001/0001002.txt",
+        "0001/1002.json",
+    )
+    for name in others:
         ledger.folder.put(f"ledger/commits/{name}", b"")
     assert ledger.committed() == {0, 999, 1_000, 2_499}
     assert [list(ledger.record_names(number)) for number in range(3)] == [[0, 999], [1_000], [2_499]]
@@ -359,6 +366,38 @@ def _interrupt(*args: Any) -> None:
     raise KeyboardInterrupt
 
 
+def test_a_choice_of_a_run_that_lost_the_lease_lands_late_and_is_followed(
+    blind: str, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The write of the first run's choice hangs; another run takes over, finishes, and then it lands."""
+    ledger = start(blind, manifest)
+    smaller, seen = sorted((prepare(ledger, 1) for _ in range(2)), key=lambda each: each[0].id)
+    assert ledger.commit(*seen)
+    for shard in (0, 2, 3):
+        make(ledger, shard)
+    late: list[tuple[str, bytes]] = []
+
+    def hangs(self: Folder, name: str, data: bytes) -> None:
+        if "/chosen-" in name:
+            late.append((name, data))
+            raise StorageUnknown("timed out")
+        plain(self, name, data)
+
+    plain = Folder.put
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "put", hangs)
+        with ledger.lease(), pytest.raises(StorageUnknown):
+            finalise(ledger)
+    again = Ledger.open(Folder(blind))
+    assert again.commit(*smaller)
+    with again.lease():
+        finalise(again)
+    for name, data in late:
+        ledger.folder.put(name, data)
+    assert late
+    assert verify(blind).findings == []
+
+
 def test_the_end_and_two_tries_between_its_look_and_its_choice(
     blind: str, manifest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -371,7 +410,7 @@ def test_the_end_and_two_tries_between_its_look_and_its_choice(
     plain, happened = Folder.put, []
 
     def overtaken(self: Folder, name: str, data: bytes) -> None:
-        if name.endswith("chosen.json") and not happened:
+        if "/chosen-" in name and not happened:
             happened.append(name)
             assert worker.commit(*smaller)
             assert not worker.commit(*seen)

@@ -170,10 +170,19 @@ def test_a_write_refused_after_a_lost_answer_is_not_said_to_have_surely_failed()
         repeat(clock.patience(), iter([broken(), answer(403)]), writing=True)
     assert not surely_failed(caught.value)
     with pytest.raises(ClientError) as sure:
-        repeat(clock.patience(), iter([refused(), answer(403)]), writing=True)
+        repeat(clock.patience(known=False), iter([refused(), answer(403)]), writing=True)
     assert surely_failed(sure.value)
     with pytest.raises(ClientError):
         repeat(clock.patience(), iter([broken(), answer(403)]))
+
+
+def test_a_write_to_a_store_that_went_away_may_have_landed_before_the_first_refusal() -> None:
+    """What answers "refused" may be a second try that the HTTP library made by itself, after the first was lost."""
+    clock = Clock()
+    with pytest.raises(Doubtful):
+        repeat(clock.patience(), (refused() for _ in range(1_000)), writing=True)
+    with pytest.raises(EndpointConnectionError):
+        repeat(clock.patience(known=False), (refused() for _ in range(1_000)), writing=True)
 
 
 def test_a_connection_that_broke_under_way_is_not_taken_for_one_that_never_was() -> None:

@@ -181,8 +181,8 @@ def test_only_the_end_of_a_small_job_is_made_without_ray(
     ledger = made_job.start(str(tmp_path / "made"), made_job.write_manifest(tmp_path / "made.parquet"))
     config = config_from(job | {"model": "random:tiny"})
     made_job.make(ledger, 0)
-    with runs._workplace(config, ledger.folder, len(ledger.plan)) as (share, _):
+    with runs._workplace(config, ledger.folder, ledger.plan) as (share, _):
         assert share is not None
     made_job.make_all(ledger)
-    with runs._workplace(config, ledger.folder, len(ledger.plan)) as (share, _):
+    with runs._workplace(config, ledger.folder, ledger.plan) as (share, _):
         assert (share is None) == here

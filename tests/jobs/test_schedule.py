@@ -195,6 +195,13 @@ def test_whatever_dies_when_no_task_is_lost_or_doubled(seed: int) -> None:
     assert sorted([*done, *schedule.given_up]) == list(range(100))
 
 
+def test_a_worker_is_made_to_learn_that_nothing_is_left() -> None:
+    schedule = Schedule([0], max_tries=1)
+    assert schedule.next() == 0
+    schedule.failed(0, "raised")
+    assert schedule.finished
+
+
 @pytest.mark.parametrize("seed", range(20))
 def test_whoever_dies_with_whatever_in_hand_only_killers_are_given_up(seed: int) -> None:
     rng = random.Random(seed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import io
 import logging
@@ -252,8 +253,60 @@ def test_an_upload_that_fails_midway_leaves_nothing(
     assert folder.list() == ["kept"]
 
 
-def _fail(*args: object) -> None:
+def _fail(*args: object, **settings: object) -> None:
     raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ETIMEDOUT, errno.ESTALE, errno.ENOENT])
+def test_a_network_file_system_that_loses_its_answer_is_not_said_to_have_written_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    link = os.link
+
+    def landed(source: Path, target: Path) -> None:
+        link(source, target)
+        raise OSError(code, os.strerror(code))
+
+    folder = Folder(str(tmp_path))
+    assert folder.can_create()
+    monkeypatch.setattr(stores.os, "replace", landed)
+    with pytest.raises(StorageUnknown):
+        folder.put("put", b"x")
+    monkeypatch.setattr(stores.os, "link", landed)
+    assert folder.create("created", b"x")  # looked at again, and found to be one's own
+
+
+def test_a_file_that_was_placed_is_not_lost_over_the_name_it_had_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path))
+    assert folder.can_create()
+    with monkeypatch.context() as patch:
+        patch.setattr(stores.Path, "unlink", _fail)
+        assert folder.create("made", b"x")
+    assert folder.list() == ["made"]
+    (tmp_path / ".holiday.part").write_bytes(b"somebody's")
+    folder.delete_partial()
+    assert sorted(os.listdir(tmp_path)) == [".holiday.part", "made"]
+
+
+def test_a_folder_that_cannot_be_listed_is_taken_for_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "audio").mkdir()
+
+    def stale(path: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle", str(path))
+
+    monkeypatch.setattr(stores.os, "scandir", stale)
+    with pytest.raises(StorageError, match="Stale file handle"):
+        Folder(str(tmp_path)).list("audio/")
+
+
+@pytest.mark.parametrize("url", ["local:///tmp/out", "ftp://127.0.0.1/out"])
+def test_an_output_where_a_killed_writer_leaves_torn_files_is_refused(url: str) -> None:
+    with pytest.raises(InputError, match="torn file"):
+        Folder(url)
 
 
 def test_a_put_whose_answer_is_lost_is_unknown_and_not_failed(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:

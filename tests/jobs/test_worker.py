@@ -312,7 +312,7 @@ def test_a_shard_without_one_good_row_is_committed_without_audio(
     assert finalise(ledger).rows_failed == 3
 
 
-@pytest.mark.parametrize("where", ["audio/", "ledger/index/", "ledger/commits/"])
+@pytest.mark.parametrize("where", ["audio/", "ledger/index/"])
 def test_a_write_that_surely_failed_leaves_nothing(
     tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
@@ -325,14 +325,20 @@ def test_a_write_that_surely_failed_leaves_nothing(
     assert _run(ledger, tiny_model, table).counted
 
 
-def test_a_commit_of_unknown_outcome_deletes_nothing(
-    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("error", [StorageUnknown("timed out"), StorageError("refused")])
+def test_a_commit_that_failed_takes_the_files_of_a_record_that_may_have_landed(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     ledger = _ledger(tiny_model, table, tmp_path, good_rows(3))
-    _fail_writes(ledger, monkeypatch, "ledger/commits/", StorageUnknown("timed out"))
-    with pytest.raises(StorageUnknown):
+    _fail_writes(ledger, monkeypatch, "ledger/commits/", error)
+    with pytest.raises(type(error)):
         _run(ledger, tiny_model, table)
+    monkeypatch.undo()
     assert [name.split("/")[0] for name in _files(ledger)] == ["audio", "ledger"]
+    # Of a try that did not count the end takes them.
+    assert _run(ledger, tiny_model, table).counted
+    finalise(ledger)
+    assert len(_files(ledger, "audio/")) == 1
 
 
 def _fail_writes(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, where: str, error: Exception) -> None:
