@@ -27,7 +27,7 @@ import pyarrow.parquet as pq
 
 from jobs.errors import InputError, JobError, StorageError
 from jobs.filesystems import READ_BLOCK
-from jobs.footer import Footer, Group, footer_bytes
+from jobs.footer import Column, Footer, Group, footer_bytes
 from jobs.inputs import expand, open_input, stat_input
 from jobs.pages import MOST_VALUES, VALUES_PER_BYTE, fixed_bytes, rows_at_once
 from jobs.urls import Options
@@ -39,7 +39,9 @@ FORBIDDEN = ("audio", "samples", "duration", "shard", "row", "sha256")  # names 
 FAILURE_COLUMNS = {"error": pa.string(), "message": pa.string(), "manifest": pa.string(), "row": pa.int64()}
 
 MOST_READ = 2 << 30  # bytes of one shard's rows
+MOST_DECODED = 256 << 30  # bytes of a row group up to the last row that is wanted
 ROWS_PER_BYTE = 1_024  # more no file holds, however its rows repeat each other
+TOKENS_PER_ROW = 100_000  # more than an hour of speech, on the average of a row group
 STREAMED_BYTES = 64 << 20  # a row group above this is decoded piece by piece, not fetched as a whole
 SCAN_THREADS = 16
 EXACT_FLOAT = 2**53  # whole numbers up to here are exact in float64
@@ -111,6 +113,8 @@ class Manifest:
     groups: tuple[RowGroups, ...] = field(default=(), compare=False, repr=False)
     # How many rows of a row group may be decoded at a time; of those that were looked at.
     _at_once: dict[tuple[int, int], int] = field(default_factory=dict, init=False, compare=False, repr=False)
+    # Of the file that was read last: its spans mostly follow each other.
+    _last: dict[int, _Layout] = field(default_factory=dict, init=False, compare=False, repr=False)
 
     @cached_property
     def rows(self) -> int:
@@ -187,12 +191,12 @@ class Manifest:
                 data = footer_bytes(handle)
                 if hashlib.sha256(data).hexdigest() != file.footer_digest:
                     raise InputError(f"{file.url}: the file has changed since the job was planned")
-                footer = Footer(data)
-                parquet = _opened(handle, footer)
-                for number, group, start, stop in _parts(footer, span):
+                layout = self._layout(span.file, data)
+                parquet = layout.opened(handle)
+                for number, group, start, stop in layout.parts(span):
                     where = f"{file.url}: cannot read rows {span.start} to {span.stop} (row group {number})"
                     if (span.file, number) not in self._at_once:
-                        self._at_once[span.file, number] = rows_at_once(handle, footer.columns, group, self._fixed)
+                        self._at_once[span.file, number] = rows_at_once(handle, layout.columns, group, self._fixed)
                     for batch in _batches(parquet, number, start, stop, self._at_once[span.file, number]):
                         arrays = [batch.column(name) for name in self.columns.names]
                         yield pa.RecordBatch.from_arrays(arrays, schema=self.columns)
@@ -203,32 +207,67 @@ class Manifest:
         except Exception as error:  # damaged pages can make the reader raise anything
             raise InputError(f"{where}: {_reason(error)}") from None
 
+    def _layout(self, file: int, footer: bytes) -> _Layout:
+        layout = self._last.get(file)
+        if layout is None:
+            layout = _Layout.of(Footer(footer))
+            self._last.clear()
+            self._last[file] = layout
+        return layout
+
 
 def _reason(error: Exception) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
-def _opened(handle: IO[bytes], footer: Footer) -> pq.ParquetFile:
-    """Buffers the columns of very large row groups instead of fetching them whole."""
-    largest = max((group.bytes for group in footer.groups()), default=0)
-    return pq.ParquetFile(handle) if largest <= STREAMED_BYTES else pq.ParquetFile(handle, buffer_size=READ_BLOCK)
+@dataclass(frozen=True, slots=True)
+class _Layout:
+    """Where the row groups of a file are.
 
+    Attributes:
+        ats: where each begins in the footer.
+        ends: (G,) the first row after each.
+        largest: bytes of the largest one.
+    """
 
-def _parts(footer: Footer, span: Span) -> Iterator[tuple[int, Group, int, int]]:
-    """The row groups that hold a span's rows: number, group, and its first and last row (exclusive) in the group."""
-    begin = 0
-    for number, group in enumerate(footer.groups()):
-        end = begin + group.rows
-        start, stop = max(span.start, begin), min(span.stop, end)
-        if start < stop:
-            yield number, group, start - begin, stop - begin
-        begin = end
+    footer: Footer
+    ats: Ints
+    ends: Ints
+    largest: int
+
+    @classmethod
+    def of(cls, footer: Footer) -> _Layout:
+        groups = [(group.at, group.rows, group.bytes) for group in footer.groups()]
+        ats, rows, sizes = np.array(groups, np.int64).reshape(-1, 3).T
+        return cls(footer, ats, np.cumsum(rows), int(sizes.max(initial=0)))
+
+    @property
+    def columns(self) -> list[Column]:
+        return self.footer.columns
+
+    def opened(self, handle: IO[bytes]) -> pq.ParquetFile:
+        """Buffers the columns of very large row groups instead of fetching them whole."""
+        large = self.largest > STREAMED_BYTES
+        return pq.ParquetFile(handle, buffer_size=READ_BLOCK) if large else pq.ParquetFile(handle)
+
+    def parts(self, span: Span) -> Iterator[tuple[int, Group, int, int]]:
+        """The row groups that hold a span's rows: number, group, and first and last row (exclusive) in the group."""
+        for number in range(int(np.searchsorted(self.ends, span.start, side="right")), len(self.ends)):
+            begin = int(self.ends[number - 1]) if number else 0
+            if begin >= span.stop:
+                return
+            start, stop = max(span.start, begin), min(span.stop, int(self.ends[number]))
+            if start < stop:
+                yield number, self.footer.group(int(self.ats[number])), start - begin, stop - begin
 
 
 def _batches(parquet: pq.ParquetFile, group: int, start: int, stop: int, at_once: int) -> Iterator[pa.RecordBatch]:
     """The rows ``start`` to ``stop`` of a row group; stops decoding as soon as it has them."""
-    at = 0
+    at = decoded = 0
     for batch in parquet.iter_batches(batch_size=at_once, row_groups=[group], use_threads=False):
+        decoded += batch.get_total_buffer_size()
+        if decoded > MOST_DECODED:
+            raise ValueError(f"its first {at + batch.num_rows} rows take more than {MOST_DECODED >> 30} GiB")
         low, high = max(start - at, 0), min(stop - at, batch.num_rows)
         at += batch.num_rows
         if low < high:
@@ -278,8 +317,11 @@ def _check_counts(rows: int, groups: RowGroups, size: int) -> None:
         raise ValueError(f"its footer claims {rows} rows, its row groups {held}")
     if rows > ROWS_PER_BYTE * size:
         raise ValueError(f"its footer claims {rows} rows, in a file of {size} bytes")
-    if not all(0 <= tokens <= VALUES_PER_BYTE * size + MOST_VALUES for tokens in groups.tokens.tolist()):
-        raise ValueError(f"its footer claims {groups.tokens.max()} tokens in a row group, in a file of {size} bytes")
+    for count, tokens in zip(groups.rows.tolist(), groups.tokens.tolist(), strict=True):
+        if not 0 <= tokens <= max(VALUES_PER_BYTE * size + MOST_VALUES, TOKENS_PER_ROW * count):
+            raise ValueError(
+                f"its footer claims {tokens} tokens in a row group of {count} rows, in a file of {size} bytes"
+            )
 
 
 def _row_groups(footer: Footer) -> RowGroups:

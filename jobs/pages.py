@@ -5,37 +5,44 @@ levels, a dictionary with one long entry, zeros that were compressed. So the hea
 costs some dozens of bytes each; what cannot be true of speech is refused, and how many rows may be decoded at a time
 follows from the rest. The footer is not asked how large pages are, since nothing makes it agree with them.
 
+Columns of equal values, or of texts with much in common, are ordinary, and take few bytes too. So of a dictionary the
+longest text is looked for, and of lists that claim far more than they store the longest row: only what a single row
+would take is a reason to refuse it.
+
 Numbers of fields are those of ``PageHeader``, in the file that ``footer`` names.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import IO
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
-from jobs.footer import Chunk, Column, Footer, Group, footer_bytes
+from jobs.footer import Chunk, Column, Group
+from jobs.levels import Rows
 from jobs.thrift import STRUCT, Compact
 
 MOST_AT_ONCE = 512 << 20  # bytes that a batch of rows may take, lists of numbers aside
 MOST_ROWS = 8_192  # of a batch
-LONG_ROW = 1 << 20  # bytes that few stored ones may speak for; of longer rows a row group ...
-MOST_OF_GROUP = 64 << 30  # ... may hold so many bytes
-MOST_OF_ROW = 64 << 20
-MOST_VALUES = 1 << 24  # in the lists of a column chunk, whatever few bytes it takes; beyond that ...
-VALUES_PER_BYTE = 128  # ... so many for each stored byte
+MOST_OF_ROW = 64 << 20  # bytes that no stored ones speak for
+MOST_OF_LIST = 1 << 30  # bytes of the texts that a row has in a column of lists
+MOST_VALUES = 1 << 24  # of a row in a column of lists; of all rows, where more than ...
+VALUES_PER_BYTE = 128  # ... so many for each stored byte are looked at one by one
 MOST_PAGE_BYTES = 64 << 20  # of a page, decompressed; beyond that ...
 BYTES_PER_BYTE = 128  # ... so many for each stored byte
 NUMBER_BYTES = 16  # the widest, a decimal, has twice as many
-SMALL_DICTIONARY = 8_192  # bytes; no entry of it is long
 FIRST_READ, LAST_READ = 256, 1 << 22  # bytes of a page's header, which may hold a minimum and a maximum
 
 BYTES, FIXED_BYTES = 6, 7  # types of columns
 CODECS = {1: "snappy", 2: "gzip", 4: "brotli", 6: "zstd", 7: "lz4_raw"}  # those that pyarrow decompresses by themselves
+PLAIN, HADOOP_LZ4 = 0, 5  # two other codecs
 DATA_PAGE, DICTIONARY_PAGE, DATA_PAGE_V2 = 5, 7, 8
 ENCODING = {DATA_PAGE: 2, DATA_PAGE_V2: 4}  # its field
+REPETITION_BYTES = 6  # a field of pages of the second version
 DELTA_BYTE_ARRAY = 7  # an encoding where each text may repeat the one before
 
 
@@ -49,6 +56,7 @@ class _Header:
     kind: int = 0
     values: int = 0
     encoding: int = 0
+    levels: int = 0  # bytes of its repetition levels, in pages of the second version
 
 
 @dataclass(slots=True)
@@ -59,18 +67,22 @@ class _Claims:
         values: in all data pages, nulls included.
         total, largest: bytes of all data pages and of the largest one, decompressed.
         entry: bytes of the longest value that few stored bytes may repeat.
+        guess: the same, of pages that hold such a value at most; theirs are mostly far smaller.
+        row: values of the longest row; 1 outside of lists.
 
-    Of numbers only ``values`` matters, and of these only in lists: they take no more than 16 bytes each.
+    Of numbers only ``values`` and ``row`` matter, and only in lists: they take no more than 16 bytes each.
     """
 
     values: int = 0
     total: int = 0
     largest: int = 0
     entry: int = 0
+    guess: int = 0
+    row: int = 1
 
     def of_rows(self, rows: int) -> int:
-        """Bytes that so many rows take at most, lists aside."""
-        return min(self.total, rows * self.largest) + rows * self.entry
+        """Bytes that so many rows take at most."""
+        return min(self.total, rows * self.largest) + rows * self.row * max(self.entry, self.guess)
 
 
 def rows_at_once(file: IO[bytes], columns: list[Column], group: Group, fixed: int = 0) -> int:
@@ -78,6 +90,7 @@ def rows_at_once(file: IO[bytes], columns: list[Column], group: Group, fixed: in
 
     Args:
         file: seekable, at any position.
+        columns: those of ``group.chunks``.
         fixed: bytes that each row takes in lists of fixed length, even where it is null.
 
     Raises:
@@ -85,10 +98,9 @@ def rows_at_once(file: IO[bytes], columns: list[Column], group: Group, fixed: in
     """
     size = file.seek(0, 2)
     claims = [_column(file, size, *each) for each in zip(columns, group.chunks, strict=True)]
-    longest = fixed + sum(claim.entry for claim in claims)
-    # Rows before those that are wanted are decoded, too, and that takes its time.
-    if longest > MOST_OF_ROW or (longest > LONG_ROW and longest * group.rows > MOST_OF_GROUP):
-        raise ValueError(f"{group.rows} rows claim to take up to {longest} bytes each")
+    fixed += sum(column.width for column in columns if column.type == FIXED_BYTES and not column.repeated)
+    if fixed > MOST_OF_ROW:
+        raise ValueError(f"{group.rows} rows claim to take {fixed} bytes each, whatever they hold")
     rows = MOST_ROWS
     while rows > 1 and rows * fixed + sum(claim.of_rows(rows) for claim in claims) > MOST_AT_ONCE:
         rows //= 2
@@ -104,43 +116,56 @@ def fixed_bytes(kind: pa.DataType) -> int:
     return sum(fixed_bytes(kind.field(place).type) for place in range(kind.num_fields))
 
 
-def check_pages(file: IO[bytes]) -> Footer:
-    """A whole file's footer, when all its pages may be decoded. ValueError as above."""
-    footer = Footer(footer_bytes(file))
-    for group in footer.groups():
-        rows_at_once(file, footer.columns, group)
-    return footer
-
-
 def _column(file: IO[bytes], size: int, column: Column, chunk: Chunk) -> _Claims:
     try:
         claims = _claims(file, size, column, chunk)
-        if column.type == FIXED_BYTES:
-            claims.entry = column.width  # of a null, too
         if column.type != BYTES:
-            claims.total = claims.largest = 0
+            claims.total = claims.largest = claims.entry = claims.guess = 0
         if column.repeated:
-            _check_lists(claims, chunk.stored)
-            claims.entry = 0
+            _look_at_lists(claims, file, size, column, chunk)
     except ValueError as error:
         raise ValueError(f"column {column.path!r}: {error}") from None
     return claims
 
 
-def _check_lists(claims: _Claims, stored: int) -> None:
-    if claims.values > max(MOST_VALUES, VALUES_PER_BYTE * stored):
-        raise ValueError(f"{stored} stored bytes claim to be lists of {claims.values} values")
-    if claims.values * claims.entry > max(MOST_AT_ONCE, BYTES_PER_BYTE * stored):
-        raise ValueError(f"{stored} stored bytes claim to be {claims.values} values of up to {claims.entry} bytes")
+def _look_at_lists(claims: _Claims, file: IO[bytes], size: int, column: Column, chunk: Chunk) -> None:
+    """Lists whose stored bytes vouch for them need no more; of others the longest row is what counts."""
+    if column.type == FIXED_BYTES:
+        claims.entry = column.width  # of a null, too
+    longest = max(claims.entry, claims.guess)
+    if claims.values <= max(MOST_VALUES, VALUES_PER_BYTE * chunk.stored) and claims.values * longest <= MOST_AT_ONCE:
+        claims.entry = claims.guess = 0
+        return
+    claims.row = _longest_row(file, size, column, chunk)
+    if claims.row > MOST_VALUES:
+        raise ValueError(f"{chunk.stored} stored bytes claim to be lists of up to {claims.row} values")
+    if claims.row * claims.entry > MOST_OF_LIST:
+        raise ValueError(f"a list of {claims.row} values of up to {claims.entry} bytes each is claimed")
+    claims.entry = max(claims.entry, NUMBER_BYTES)
 
 
 def _claims(file: IO[bytes], size: int, column: Column, chunk: Chunk) -> _Claims:
+    claims = _Claims()
+    for at, page in _pages(file, size, chunk):
+        if page.kind in ENCODING:
+            claims.values += page.values
+            claims.total += page.unpacked
+            claims.largest = max(claims.largest, page.unpacked)
+            if page.encoding == DELTA_BYTE_ARRAY:
+                claims.guess = max(claims.guess, page.unpacked)
+        elif page.kind == DICTIONARY_PAGE and column.type == BYTES:
+            claims.entry = max(claims.entry, _longest_entry(_body(file, at, page, chunk.codec)))
+    return claims
+
+
+def _pages(file: IO[bytes], size: int, chunk: Chunk) -> Iterator[tuple[int, _Header]]:
+    """Where each page's bytes begin, and its header, of pages that may be decompressed one by one."""
     at = chunk.dictionary_at if 0 < chunk.dictionary_at < chunk.data_at else chunk.data_at
     stop = at + chunk.stored
     if not 0 < at <= stop <= size:
         raise ValueError(f"its pages are said to lie at bytes {at} to {stop} of a file of {size}")
-    claims = _Claims()
-    while at < stop and claims.values < chunk.values:
+    values = 0
+    while at < stop and values < chunk.values:
         page = _header(file, at)
         at += page.size
         if not 0 <= page.stored <= size - at:
@@ -149,39 +174,69 @@ def _claims(file: IO[bytes], size: int, column: Column, chunk: Chunk) -> _Claims
             raise ValueError(f"a page of {page.stored} bytes claims to decompress to {page.unpacked}")
         if page.values < 0:
             raise ValueError(f"a page claims {page.values} values")
-        if page.kind in ENCODING:
-            _add_page(claims, page)
-        elif page.kind == DICTIONARY_PAGE and column.type == BYTES:
-            claims.entry = max(claims.entry, _longest_entry(file, at, page, CODECS.get(chunk.codec), chunk.codec == 0))
+        yield at, page
+        values += page.values if page.kind in ENCODING else 0
         at += page.stored
-    return claims
 
 
-def _add_page(claims: _Claims, page: _Header) -> None:
-    claims.values += page.values
-    claims.total += page.unpacked
-    claims.largest = max(claims.largest, page.unpacked)
-    if page.encoding == DELTA_BYTE_ARRAY:
-        claims.entry = max(claims.entry, page.unpacked)
+def _longest_row(file: IO[bytes], size: int, column: Column, chunk: Chunk) -> int:
+    """Values of the longest row of a column of lists, or somewhat more."""
+    rows = Rows(_level_bits(file, column))
+    for at, page in _pages(file, size, chunk):
+        if page.kind == DATA_PAGE_V2:
+            file.seek(at)
+            rows.add(file.read(max(0, min(page.levels, page.stored))), page.values)
+        elif page.kind == DATA_PAGE:
+            body = _body(file, at, page, chunk.codec)
+            rows.add(body[4 : 4 + int.from_bytes(body[:4], "little")], page.values)
+    return rows.longest
 
 
-def _longest_entry(file: IO[bytes], at: int, page: _Header, codec: str | None, plain: bool) -> int:
-    """Bytes of the longest text of a dictionary; those of all, where that is little or it cannot be read."""
-    if page.unpacked <= SMALL_DICTIONARY or not (plain or codec):
-        return page.unpacked
+def _level_bits(file: IO[bytes], column: Column) -> int:
+    file.seek(0)
+    schema = pq.ParquetFile(file).schema
+    leaves = (schema.column(number) for number in range(len(schema)))
+    return max([1, *(leaf.max_repetition_level.bit_length() for leaf in leaves if leaf.path == column.path)])
+
+
+def _longest_entry(dictionary: bytes) -> int:
+    """Bytes of the longest text of a dictionary."""
+    place = longest = 0
+    while place + 4 <= len(dictionary):
+        (length,) = struct.unpack_from("<I", dictionary, place)
+        longest = max(longest, length)
+        place += 4 + length
+    return min(longest, len(dictionary))
+
+
+def _body(file: IO[bytes], at: int, page: _Header, codec: int) -> bytes:
+    """A page's bytes, decompressed."""
     file.seek(at)
     data = file.read(page.stored)
     try:
-        if not plain:
-            data = pa.decompress(data, page.unpacked, codec, asbytes=True)
-    except (pa.ArrowException, OSError, ValueError):
-        return page.unpacked
-    place = longest = 0
-    while place + 4 <= len(data):
-        (length,) = struct.unpack_from("<I", data, place)
-        longest = max(longest, length)
-        place += 4 + length
-    return min(longest, page.unpacked)
+        if codec == PLAIN:
+            return data
+        if codec == HADOOP_LZ4:
+            return _hadoop_lz4(data, page.unpacked)
+        return bytes(pa.decompress(data, page.unpacked, CODECS[codec], asbytes=True))
+    except (KeyError, pa.ArrowException, OSError, ValueError):
+        raise ValueError(f"the page at byte {at} cannot be decompressed (codec {codec})") from None
+
+
+def _hadoop_lz4(data: bytes, unpacked: int) -> bytes:
+    """Blocks of LZ4 as Hadoop frames them, each after its two sizes; some writers leave the frame away."""
+    blocks: list[bytes] = []
+    at, left = 0, unpacked
+    try:
+        while left:
+            size, stored = struct.unpack_from(">II", data, at)
+            if size > left or not size:
+                raise ValueError(f"a block of {size} bytes where {left} are left")
+            blocks.append(pa.decompress(data[at + 8 : at + 8 + stored], size, "lz4_raw", asbytes=True))
+            at, left = at + 8 + stored, left - size
+        return b"".join(blocks)
+    except (pa.ArrowException, OSError, ValueError, struct.error):
+        return bytes(pa.decompress(data, unpacked, "lz4_raw", asbytes=True))
 
 
 def _header(file: IO[bytes], at: int) -> _Header:
@@ -199,7 +254,7 @@ def _header(file: IO[bytes], at: int) -> _Header:
 
 def _parsed(reader: Compact) -> _Header:
     unpacked = stored = -1
-    kind = values = encoding = 0
+    kind = values = encoding = levels = 0
     for field, type_ in reader.fields():
         if field == 2:
             unpacked = reader.integer(type_)
@@ -213,8 +268,10 @@ def _parsed(reader: Compact) -> _Header:
                     values = reader.integer(inner_type)
                 elif inner == ENCODING.get(kind):
                     encoding = reader.integer(inner_type)
+                elif inner == REPETITION_BYTES and kind == DATA_PAGE_V2:
+                    levels = reader.integer(inner_type)
                 else:
                     reader.skip(inner_type)
         else:
             reader.skip(type_)
-    return _Header(reader.at, unpacked, stored, kind, values, encoding)
+    return _Header(reader.at, unpacked, stored, kind, values, encoding, levels)

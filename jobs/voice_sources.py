@@ -7,16 +7,17 @@ import io
 import json
 import posixpath
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from jobs.audiofile import READABLE_SUFFIXES
 from jobs.errors import InputError, JobError
+from jobs.footer import Footer, Group, footer_bytes
 from jobs.inputs import open_input
-from jobs.pages import check_pages
-from jobs.parquet import read_parquet
+from jobs.pages import rows_at_once
 from jobs.storage import Folder
 from jobs.urls import Options, absolute_url, is_url
 
@@ -24,6 +25,8 @@ from jobs.urls import Options, absolute_url, is_url
 MAX_VOICE_ID_BYTES = 1024
 
 LIST_SUFFIXES = ("csv", "jsonl", "parquet")
+LIST_COLUMNS = ("voice_id", "path")
+MOST_LIST_BYTES = 1 << 30  # of both, in a Parquet file
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,9 +111,27 @@ def _jsonl_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
 
 
 def _parquet_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
-    check_pages(io.BytesIO(data))
-    table = read_parquet(data, ["voice_id", "path"])
-    yield from zip(table.column("voice_id").to_pylist(), table.column("path").to_pylist(), strict=True)
+    file = pq.ParquetFile(pa.BufferReader(data))
+    for name in LIST_COLUMNS:
+        if name not in file.schema_arrow.names:
+            raise KeyError(name)
+    footer = Footer(footer_bytes(io.BytesIO(data)))
+    held = 0
+    for number, group in enumerate(footer.groups()):
+        rows = _rows_at_once(data, footer, group)
+        batches = file.iter_batches(rows, row_groups=[number], columns=list(LIST_COLUMNS), use_threads=False)
+        for batch in batches:
+            held += batch.get_total_buffer_size()
+            if held > MOST_LIST_BYTES:
+                raise ValueError(f"its voice ids and paths take more than {MOST_LIST_BYTES >> 30} GiB of memory")
+            yield from zip(*(batch.column(name).to_pylist() for name in LIST_COLUMNS), strict=True)
+
+
+def _rows_at_once(data: bytes, footer: Footer, group: Group) -> int:
+    """Of the columns that are read; whatever else the file holds does no harm."""
+    read = [at for at, column in enumerate(footer.columns) if column.path.partition(".")[0] in LIST_COLUMNS]
+    chunks = tuple(group.chunks[at] for at in read)
+    return rows_at_once(io.BytesIO(data), [footer.columns[at] for at in read], replace(group, chunks=chunks))
 
 
 def _beside(folder: str, path: Any) -> Any:

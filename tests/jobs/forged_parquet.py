@@ -23,7 +23,8 @@ SCHEMA, NUM_ROWS, ROW_GROUPS, KEY_VALUES = 2, 3, 4, 5  # of FileMetaData
 TYPE_LENGTH, NAME, NUM_CHILDREN = 2, 4, 5  # of SchemaElement
 COLUMNS, GROUP_ROWS = 1, 3  # of RowGroup
 CHUNK = 3  # of ColumnChunk: its ColumnMetaData
-NUM_VALUES, UNCOMPRESSED, COMPRESSED, DATA_OFFSET, DICTIONARY_OFFSET = 5, 6, 7, 9, 11  # of ColumnMetaData
+CODEC, NUM_VALUES, UNCOMPRESSED, COMPRESSED, DATA_OFFSET, DICTIONARY_OFFSET = 4, 5, 6, 7, 9, 11  # of ColumnMetaData
+HADOOP_LZ4 = 5  # a codec
 PAGE_UNCOMPRESSED, PAGE_COMPRESSED, DATA_PAGE, DICTIONARY_PAGE = 2, 3, 5, 7  # of PageHeader
 PAGE_VALUES = 1  # of DataPageHeader and DictionaryPageHeader
 

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs import voice_sources
 from jobs.errors import InputError
 from jobs.voice_sources import Source, find_sources
+from tests.jobs.forged_parquet import KEY_VALUES, SCHEMA, TYPE_LENGTH, Struct, forged, parquet, put
 
 
 def _write(folder: Path, kind: str, rows: list[dict[str, Any]]) -> str:
@@ -95,3 +97,27 @@ def test_an_input_that_is_none_says_what_is_wrong(
         (tmp_path / name).write_bytes(content)
     with pytest.raises(InputError, match=message):
         find_sources(str(tmp_path / name))
+
+
+def test_a_column_that_is_not_read_decides_whether_a_list_is_taken(tmp_path: Path) -> None:
+    ids = [f"v{row:04d}" for row in range(100)]
+    table = pa.table({"voice_id": ids, "notes": pa.nulls(100, pa.binary(4)), "path": ["/a.wav"] * 100})
+
+    def widen(footer: Struct) -> None:
+        put(next(element for element in footer[SCHEMA][1][1] if TYPE_LENGTH in element), TYPE_LENGTH, 1 << 28)
+        footer.pop(KEY_VALUES)  # the schema that Arrow has kept of it
+
+    path = tmp_path / "voices.parquet"
+    path.write_bytes(forged(parquet(table), widen))
+    sources, failures = find_sources(str(path))
+    assert ([source.voice_id for source in sources], failures) == (ids, [])
+
+
+def test_a_small_list_of_voices_takes_all_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(voice_sources, "MOST_LIST_BYTES", 64 << 20)
+    path = tmp_path / "voices.parquet"
+    table = pa.table({"voice_id": [f"v{row}" for row in range(8_192)], "path": ["x" * (1 << 16)] * 8_192})
+    pq.write_table(table, path, compression="zstd")
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(InputError, match=r"cannot be read as parquet: its voice ids and paths take more than"):
+        find_sources(str(path))
