@@ -162,7 +162,9 @@ class VoiceTable:
 
     def _rows(self, group: int, columns: list[str] | None) -> pa.Table:
         try:
-            rows_at_once(self._file, self._footer.columns, self._footer.group(self._groups[group].at))
+            claimed = self._footer.group(self._groups[group].at)
+            if rows_at_once(self._file, self._footer.columns, claimed) < min(claimed.rows, ROW_GROUP_VOICES):
+                raise ValueError(f"its {claimed.rows} rows claim more memory than voices take")
             return self._parquet.read_row_group(group, columns=columns, use_threads=False)
         except JobError:
             raise
