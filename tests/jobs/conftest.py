@@ -1,4 +1,4 @@
-"""Stores to run the same assertions over: a local folder, memory, and S3 as moto's server speaks it."""
+"""What tests of jobs share: a voice table, and stores (a local folder, memory, S3 as moto's server speaks it)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from s3gen import S3GenModel
+from tests.jobs.inputs import build_table, write_clips
 from tests.jobs.object_stores import Endpoint, RcloneServer, moto_server
 
 STORES = ("local", "memory", "s3")
@@ -47,3 +49,11 @@ def place_in(store: str, request: pytest.FixtureRequest) -> str:
     if store == "memory":
         return f"memory://{secrets.token_hex(6)}/place"
     return f"{request.getfixturevalue('s3')}/place"
+
+
+@pytest.fixture(scope="module")
+def table(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The voices of `inputs`, as a table."""
+    folder = tmp_path_factory.mktemp("voices")
+    write_clips(folder / "clips")
+    return build_table(tiny_model, folder / "clips", folder / "voices.parquet")

@@ -23,7 +23,7 @@ from jobs.voices import VoiceTable
 from jobs.worker import Worker, fingerprints
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLES_PER_TOKEN
-from tests.jobs.inputs import build_table, good_rows, write_clips, write_manifest
+from tests.jobs.inputs import good_rows, write_manifest
 
 MUTE = 4242  # the token of rows that come out silent
 SUSPECT = (1, 4)
@@ -42,13 +42,6 @@ class Mute:
         time = torch.arange(SAMPLES_PER_TOKEN * len(tokens))
         pitch = 0.02 + 0.01 * float(tokens[0]) / 6_561
         return 0.2 * torch.sin(pitch * time) * torch.hann_window(len(time), periodic=False)
-
-
-@pytest.fixture(scope="module")
-def table(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("voices")
-    write_clips(folder / "clips")
-    return build_table(tiny_model, folder / "clips", folder / "voices.parquet")
 
 
 def _run(model: S3GenModel, table: Path, folder: Path, **choices: Any) -> Ledger:

@@ -13,26 +13,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from click.testing import CliRunner, Result
 
 from jobs import runs
 from jobs.cli import main
-from s3gen import S3GenModel
-from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
+from tests.jobs.command import cli
+from tests.jobs.inputs import good_rows, write_clips, write_config, write_manifest
 from tests.jobs.ray_session import local_ray
 
 __all__ = ["local_ray"]
-
-
-def cli(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
-@pytest.fixture(scope="module")
-def table(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("voices")
-    write_clips(folder / "clips")
-    return build_table(tiny_model, folder / "clips", folder / "voices.parquet")
 
 
 @pytest.fixture

@@ -21,23 +21,19 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from jobs import runs
-from jobs.cli import main
 from jobs.crew import Crew
 from jobs.keys import key_of
 from s3gen.constants import SAMPLES_PER_TOKEN
+from tests.jobs.command import cli
 from tests.jobs.inputs import VOICES, good_rows, write_clips, write_config, write_manifest
 from tests.jobs.ray_session import local_ray
 
 __all__ = ["local_ray"]
 
 AWKWARD_IDS = ["a/b.c", "../up", "ü 100%", "x" * 10_000, "", "-rf", "new\nline", "CON", "id.flac"]
-
-
-def cli(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
 @pytest.fixture(scope="module")

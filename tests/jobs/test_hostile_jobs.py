@@ -12,30 +12,19 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 
-from jobs.cli import main
 from jobs.errors import InputError
 from jobs.finish import finalise
 from s3gen import S3GenModel
 from tests.jobs import made_job
+from tests.jobs.command import cli
 from tests.jobs.forged_parquet import CHUNK, COLUMNS, ROW_GROUPS, footer_of
-from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
+from tests.jobs.inputs import good_rows, write_clips, write_config, write_manifest
 from tests.jobs.ray_session import local_ray
 from tests.jobs.test_hostile_parquet import BOMBS, LIES, plain
 
 __all__ = ["local_ray"]
-
-
-def cli(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(main, [str(argument) for argument in arguments], catch_exceptions=False)
-
-
-@pytest.fixture(scope="module")
-def table(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("voices")
-    write_clips(folder / "clips")
-    return build_table(tiny_model, folder / "clips", folder / "voices.parquet")
 
 
 @pytest.fixture

@@ -28,16 +28,8 @@ from jobs.voice_sources import MAX_VOICE_ID_BYTES, find_sources
 from jobs.voices import METADATA_KEY, SCHEMA, VoiceTable
 from s3gen import S3GenModel
 from tests.conftest import speech_like
-from tests.jobs.inputs import build_table, write_clips
 
 Rows = list[dict[str, Any]]
-
-
-@pytest.fixture(scope="module")
-def table(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("voices")
-    write_clips(folder / "clips")
-    return build_table(tiny_model, folder / "clips", folder / "voices.parquet")
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

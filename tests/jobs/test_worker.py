@@ -36,7 +36,7 @@ from jobs.voices import VoiceTable
 from jobs.worker import Order, ShardReport, Worker, fingerprints
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLES_PER_TOKEN
-from tests.jobs.inputs import build_table, good_rows, write_clips, write_manifest
+from tests.jobs.inputs import good_rows, write_manifest
 
 FEW_STEPS = {"n_cfm_timesteps": 2}  # where the number does not matter
 
@@ -54,13 +54,6 @@ class FaultyModel:
         waves = [torch.zeros(SAMPLES_PER_TOKEN * len(row)) for row in tokens]
         self._fault([row.tolist() for row in tokens], waves)
         return waves
-
-
-@pytest.fixture(scope="module")
-def table(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("voices")
-    write_clips(folder / "clips")
-    return build_table(tiny_model, folder / "clips", folder / "voices.parquet")
 
 
 def _ledger(model: S3GenModel, table: Path, tmp_path: Path, columns: dict[str, Any], **config: Any) -> Ledger:
