@@ -55,14 +55,15 @@ def test_every_task_is_done_once_and_the_actors_are_gone() -> None:
     assert ray.available_resources()["CPU"] == 2
 
 
-@pytest.mark.parametrize(("share", "gpus"), [(1.0, {0, 1}), (0.5, {0})])
-def test_two_workers_have_a_gpu_each_or_share_one(tmp_path: Path, share: float, gpus: set[int]) -> None:
+@pytest.mark.parametrize(("share", "gpus"), [(1.0, 2), (0.5, 1)])
+def test_two_workers_have_a_gpu_each_or_share_one(tmp_path: Path, share: float, gpus: int) -> None:
     have = plan_share(2, share, own=True)
     assert (have.cpus, have.gpus) == (1, share)
     reports, _ = _work("Placed", 2, workers=2, share=have, together=2, folder=str(tmp_path))
     assert len({report["pid"] for report in reports.values()}) == 2
-    assert {gpu for report in reports.values() for gpu in report["gpus"]} == gpus
-    assert {report["visible"] for report in reports.values()} == {str(gpu) for gpu in gpus}
+    # Which one is shared depends on which an earlier test's actors have given back.
+    assert len({gpu for report in reports.values() for gpu in report["gpus"]}) == gpus
+    assert all(report["visible"] == ",".join(map(str, report["gpus"])) for report in reports.values())
 
 
 def test_more_gpus_than_there_are_is_refused_at_once() -> None:
