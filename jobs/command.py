@@ -1,0 +1,124 @@
+"""What all commands share: errors and exit codes, signals, the log, options.
+
+Exit codes of `synth` and `resume`: 0 every row synthesised; 3 finished, with rows in the failures table; 1 not
+finished, or another run is alive on the output; 2 bad input or configuration, a refused change, no such output: nothing
+was started or written. `voices`: 0, or 3 with clips reported. `verify`: 0 whole, 1 damage. `status`, `plan`: 0.
+
+Each command imports what it needs when it runs: `s3gen status` has no use for Ray.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import wraps
+from types import FrameType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from rich.console import Console
+
+from jobs.errors import JobError
+from jobs.progress import ConsoleHandler
+
+if TYPE_CHECKING:
+    from jobs.urls import Options
+
+FINISHED, UNFINISHED, BAD_INPUT, REPORTED = 0, 1, 2, 3
+SHOWN_ITEMS = 20  # of a long list
+
+Command = Callable[..., Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a command may use beside its arguments."""
+
+    console: Console  # stderr: progress, log and errors; results go to stdout
+
+
+def command(function: Command) -> Command:
+    """Errors as one message and an exit code; a traceback only with --debug."""
+
+    @wraps(function)
+    def run(*args: Any, debug: bool, **kwargs: Any) -> None:
+        console = Console(stderr=True)
+        try:
+            with _signals(), _logging(console):
+                code = function(Context(console), *args, **kwargs)
+        except KeyboardInterrupt:
+            _fail(
+                "stopped before it had finished; what is committed stays, the same command goes on", UNFINISHED, debug
+            )
+        except JobError as error:
+            _fail(str(error), error.exit_code, debug)
+        except Exception as error:
+            hint = "" if debug else " (--debug shows where)"
+            _fail(f"{type(error).__name__}: {error}{hint}", UNFINISHED, debug)
+        sys.exit(code)
+
+    return click.option("--debug", is_flag=True, help="Show tracebacks.")(run)
+
+
+def _fail(message: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    click.echo(f"error: {message}", err=True)
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[None]:
+    """SIGTERM unwinds a command as Ctrl-C does: leases are released, temporary files go."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _logging(console: Console) -> Iterator[None]:
+    log, handler = logging.getLogger("jobs"), ConsoleHandler(console)
+    log.addHandler(handler)
+    log.setLevel(logging.INFO)  # until a configuration says otherwise
+    log.propagate = False
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        log.propagate = True
+
+
+def options_of(path: str | None) -> Options:
+    """The storage options of a file, or none."""
+    from jobs.config import load_storage_options
+
+    return {} if path is None else load_storage_options(path)
+
+
+storage_option = click.option(
+    "--storage-options", metavar="FILE", help="YAML or JSON with options for the storage (fsspec's), such as keys."
+)
+set_option = click.option(
+    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a configuration key; dotted keys reach down."
+)
+manifest_option = click.option("--manifest", metavar="M", help="Short for --set manifest=M.")
+limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="A trial of the first N rows.")
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone.")
+
+
+def overrides_of(changes: tuple[str, ...], manifest: str | None) -> list[str]:
+    """All changes of a configuration, as ``--set`` takes them."""
+    # As JSON, which is YAML too: a path is a text whatever it looks like.
+    return [*changes, *([] if manifest is None else [f"manifest={json.dumps(manifest)}"])]

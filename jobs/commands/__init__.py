@@ -1,0 +1,1 @@
+"""The commands of `s3gen`, one in each file."""

@@ -1,0 +1,51 @@
+"""`s3gen voices`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from jobs.command import FINISHED, REPORTED, SHOWN_ITEMS, Context, command, options_of, storage_option
+from jobs.progress import clock_time
+
+if TYPE_CHECKING:
+    from jobs.voice_build import BuildReport
+
+
+@click.command()
+@click.argument("source", metavar="INPUT")
+@click.option("--out", required=True, metavar="URL", help="The voice table, a Parquet file.")
+@click.option("--model", required=True, metavar="M", help="Hub id, folder, file, URL, or random:tiny.")
+@click.option("--model-file", metavar="FILE", help="Which checkpoint of a folder that holds several.")
+@click.option("--append", is_flag=True, help="Add to the table; clips that it has already are skipped.")
+@click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Above 1: on Ray.")
+@click.option("--ray-address", metavar="A", help="A Ray cluster; without, this machine.")
+@click.option("--max-seconds", type=float, help="Cut clips here.  [default: 10, or the table's with --append]")
+@storage_option
+@command
+def voices(context: Context, source: str, storage_options: str | None, **order: Any) -> int:
+    """Make a voice table from reference clips.
+
+    INPUT is a folder of audio files (voice ids are their paths without suffix), or a .csv, .jsonl or .parquet file with
+    the columns voice_id and path. Clips that cannot become a voice are listed, and written to URL.failures.parquet.
+    Stopped, the same command goes on where it was.
+    """
+    from jobs.voice_runs import VoicesOrder, make_voices
+
+    report = make_voices(VoicesOrder(source=source, options=options_of(storage_options), **order), context.console)
+    _print_voices(report)
+    return REPORTED if report.failures else FINISHED
+
+
+def _print_voices(report: BuildReport) -> None:
+    kept = f", {report.kept} were there already" if report.kept else ""
+    click.echo(
+        f"{report.voices} voices from {clock_time(report.seconds)} of audio{kept}; {report.total} in {report.url}"
+    )
+    if report.failures:
+        click.echo(f"{len(report.failures)} clips did not become voices, see {report.failures_url}:")
+    for failure in report.failures[:SHOWN_ITEMS]:
+        click.echo(f"  {failure.voice_id or failure.source}: {failure.error}: {failure.message}")
+    if len(report.failures) > SHOWN_ITEMS:
+        click.echo(f"  and {len(report.failures) - SHOWN_ITEMS} more")
