@@ -1,6 +1,6 @@
 """Whole runs, from a checked configuration to a finished output: what the command line starts.
 
-Everything is checked first: until `Ledger.start`, and the first part of a voice table, nothing is written.
+Everything is checked first: until `Ledger.start` nothing is written.
 """
 
 from __future__ import annotations
