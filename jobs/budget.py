@@ -177,7 +177,7 @@ def open_calibrator(*, config: Mapping[str, Any], options: Options, threads: int
         InputError: as `open_prepared`.
     """
     job = config_from(config)
-    if device_of(job) == "cpu":
+    if device_of(job.engine.device) == "cpu":
         return Constant()
     return Calibrator(open_prepared(job, options, threads), CudaMeter(gpus), job.engine.n_cfm_timesteps)
 

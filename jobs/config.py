@@ -11,7 +11,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -33,7 +33,24 @@ def _without_nul(value: str) -> str:
     return value
 
 
+def _absolute(value: str) -> str:
+    try:
+        return absolute_url(value)
+    except InputError as error:
+        raise ValueError(str(error)) from None
+
+
+def _absolute_model(value: str) -> str:
+    """A path is made absolute; ``owner/name`` stays a hub id unless there is such a path here."""
+    if value.startswith("random:"):
+        return value
+    local = value.startswith((".", "/", "~")) or os.path.exists(value)
+    return _absolute(value) if local or is_url(value) or not value.strip() else value
+
+
 Text = Annotated[str, Field(max_length=4_096), AfterValidator(_without_nul)]
+Place = Annotated[Text, AfterValidator(_absolute)]
+ModelName = Annotated[Text, AfterValidator(_absolute_model)]  # random:tiny, a folder, a file, a URL, or a hub id
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 
@@ -70,18 +87,9 @@ class ChecksConfig(_Section):
     max_click: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = 0.1  # of full scale
 
 
-class JobConfig(_Section):
-    """One job, as its user wrote it, checked."""
+class RunConfig(_Section):
+    """How a job of any kind is run: the keys on which nothing depends that it makes."""
 
-    model: Text  # random:tiny, a folder, a file, a URL, or a hub id such as ResembleAI/chatterbox
-    model_file: Text | None = None  # which file of a folder that holds several checkpoints
-    manifest: Text  # path, glob or URL of Parquet
-    voices: Text  # the voice table
-    output: Text
-    format: Literal["parquet", "webdataset"] = "parquet"
-    audio: Literal["flac", "wav"] = "flac"
-    shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 512
-    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 0
     workers: Count | Literal["auto"] = 1
     # On a GPU; 0.5 puts two workers on one.
     gpus_per_worker: Annotated[float, Field(gt=0, le=1_024, allow_inf_nan=False)] = 1.0
@@ -89,28 +97,7 @@ class JobConfig(_Section):
     # Without progress for so long, a worker is ended.
     stall_seconds: Annotated[float, Field(ge=1, le=10**6, allow_inf_nan=False)] = 1_800.0
     storage_options: dict[str, Any] = Field(default_factory=dict, repr=False)
-    start_fade: bool = True
-    max_tokens: Count = 1_500
-    on_bad_audio: Literal["keep", "fail_row"] = "keep"
-    keep_inputs: bool = False
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    batch: BatchConfig = BatchConfig()
-    engine: EngineConfig = EngineConfig()
-    checks: ChecksConfig = ChecksConfig()
-
-    @field_validator("manifest", "voices", "output")
-    @classmethod
-    def _absolute(cls, value: str) -> str:
-        return _absolute_or_value_error(value)
-
-    @field_validator("model")
-    @classmethod
-    def _absolute_model(cls, value: str) -> str:
-        """A path is made absolute; ``owner/name`` stays a hub id unless there is such a path here."""
-        if value.startswith("random:"):
-            return value
-        local = value.startswith((".", "/", "~")) or os.path.exists(value)
-        return _absolute_or_value_error(value) if local or is_url(value) or not value.strip() else value
 
     @field_validator("gpus_per_worker")
     @classmethod
@@ -131,11 +118,28 @@ class JobConfig(_Section):
         return self.model_dump(mode="json", exclude=set(SECRET_KEYS))
 
 
-def _absolute_or_value_error(value: str) -> str:
-    try:
-        return absolute_url(value)
-    except InputError as error:
-        raise ValueError(str(error)) from None
+Config = TypeVar("Config", bound=RunConfig)
+
+
+class JobConfig(RunConfig):
+    """One job of speech, as its user wrote it, checked."""
+
+    model: ModelName
+    model_file: Text | None = None  # which file of a folder that holds several checkpoints
+    manifest: Place  # path, glob or URL of Parquet
+    voices: Place  # the voice table
+    output: Place
+    format: Literal["parquet", "webdataset"] = "parquet"
+    audio: Literal["flac", "wav"] = "flac"
+    shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 512
+    seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 0
+    start_fade: bool = True
+    max_tokens: Count = 1_500
+    on_bad_audio: Literal["keep", "fail_row"] = "keep"
+    keep_inputs: bool = False
+    batch: BatchConfig = BatchConfig()
+    engine: EngineConfig = EngineConfig()
+    checks: ChecksConfig = ChecksConfig()
 
 
 def load_config(
@@ -155,6 +159,17 @@ def config_from(
     values: Mapping[str, Any], overrides: Sequence[str] = (), *, storage_options: Mapping[str, Any] | None = None
 ) -> JobConfig:
     """Like ``load_config``, from a mapping: what ``JobConfig.frozen`` gave, for one."""
+    return checked(JobConfig, values, overrides, storage_options=storage_options)
+
+
+def checked(
+    kind: type[Config],
+    values: Mapping[str, Any],
+    overrides: Sequence[str] = (),
+    *,
+    storage_options: Mapping[str, Any] | None = None,
+) -> Config:
+    """The same for the configuration of a job of any kind."""
     merged = _with_overrides(values, overrides)
     if storage_options:
         merged["storage_options"] = dict(storage_options)
@@ -162,12 +177,12 @@ def config_from(
         merged["storage_options"] = load_storage_options(merged["storage_options"])
     if merged.get("storage_options", {}) is None:
         merged["storage_options"] = {}
-    _refuse_unknown_keys(merged, JobConfig, "")
+    _refuse_unknown_keys(merged, kind, kind, "")
     _refuse_unbuilt(merged)
     try:
-        return JobConfig.model_validate(merged)
+        return kind.model_validate(merged)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(error))) from None
+        raise InputError("\n".join(_explain(error, kind))) from None
 
 
 def load_storage_options(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -311,17 +326,19 @@ def _refuse_unbuilt(values: Mapping[str, Any]) -> None:
             raise InputError(f"{key}: {_shown(value)} is not supported yet; {choices[value]}")
 
 
-def _refuse_unknown_keys(values: Mapping[str, Any], section: type[BaseModel], prefix: str) -> None:
+def _refuse_unknown_keys(
+    values: Mapping[str, Any], kind: type[BaseModel], section: type[BaseModel], prefix: str
+) -> None:
     for key, value in values.items():
         if key not in section.model_fields:
-            raise InputError(f"{prefix}{_legible(key)}: unknown key{_suggestion(key, section, prefix)}")
+            raise InputError(f"{prefix}{_legible(key)}: unknown key{_suggestion(key, kind, section, prefix)}")
         inner = section.model_fields[key].annotation
         if isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
-            _refuse_unknown_keys(value, inner, f"{prefix}{key}.")
+            _refuse_unknown_keys(value, kind, inner, f"{prefix}{key}.")
 
 
-def _suggestion(key: str, section: type[BaseModel], prefix: str) -> str:
-    everywhere = {f"{path}": path.rpartition(".")[2] for path in _all_keys(JobConfig, "")}
+def _suggestion(key: str, kind: type[BaseModel], section: type[BaseModel], prefix: str) -> str:
+    everywhere = {f"{path}": path.rpartition(".")[2] for path in _all_keys(kind, "")}
     close = difflib.get_close_matches(f"{prefix}{key}", list(everywhere), n=1, cutoff=0.75)
     if not close:
         names = difflib.get_close_matches(key, list(everywhere.values()), n=1, cutoff=0.7)
@@ -338,11 +355,11 @@ def _all_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
             yield from _all_keys(field.annotation, f"{prefix}{name}.")
 
 
-def _explain(error: ValidationError) -> Iterator[str]:
+def _explain(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:
     """One line per key, whichever of a union's members pydantic complained about."""
     found: dict[str, list[ErrorDetails]] = {}
     for item in error.errors(include_url=False):
-        found.setdefault(_key_of(item["loc"]), []).append(item)
+        found.setdefault(_key_of(item["loc"], kind), []).append(item)
     for key, items in found.items():
         if items[0]["type"] == "value_error":  # the project's own words, with the value where it may be shown
             yield f"{key}: {items[0]['ctx']['error']}"
@@ -369,9 +386,9 @@ def _meant(items: Sequence[ErrorDetails]) -> str:
     return ""
 
 
-def _key_of(loc: tuple[int | str, ...]) -> str:
+def _key_of(loc: tuple[int | str, ...], kind: type[BaseModel]) -> str:
     """The dotted key: pydantic's location without the names of a union's members."""
-    section: type[BaseModel] | None = JobConfig
+    section: type[BaseModel] | None = kind
     names: list[str] = []
     for part in loc:
         if section is None or part not in section.model_fields:

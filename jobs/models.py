@@ -52,17 +52,17 @@ def open_prepared(config: JobConfig, options: Options | None, threads: int) -> S
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    model = open_model(config.model, config.model_file, device_of(config), options)
+    model = open_model(config.model, config.model_file, device_of(config.engine.device), options)
     return model.prepare(dtype=config.engine.dtype, compile=config.engine.compile)
 
 
-def device_of(config: JobConfig) -> Literal["cpu", "cuda"]:
-    """The device of this process.
+def device_of(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:
+    """The device of this process, as a configuration asks for it.
 
     Raises:
         InputError: the configuration names one that it has not.
     """
     has_gpu = torch.cuda.is_available()
-    if config.engine.device == "cuda" and not has_gpu:
+    if wanted == "cuda" and not has_gpu:
         raise InputError("engine.device: cuda is asked for, and torch finds no GPU; give cpu or auto")
-    return "cuda" if has_gpu and config.engine.device != "cpu" else "cpu"
+    return "cuda" if has_gpu and wanted != "cpu" else "cpu"

@@ -19,7 +19,7 @@ from jobs.command import (
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
-    from jobs.runs import Outcome
+    from jobs.making import Outcome
 
 
 @click.command()

@@ -23,7 +23,7 @@ import pytest
 import soundfile
 from click.testing import Result
 
-from jobs import runs
+from jobs import making
 from jobs.crew import Crew
 from jobs.keys import key_of
 from s3gen.constants import SAMPLES_PER_TOKEN
@@ -243,7 +243,7 @@ def _once(condition: Callable[[], bool], action: Callable[[], None]) -> threadin
 def test_a_worker_killed_from_outside_does_not_end_the_job(
     inputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(runs, "Crew", WatchedCrew)
+    monkeypatch.setattr(making, "Crew", WatchedCrew)
     killed: list[int] = []
 
     def kill() -> None:
@@ -274,7 +274,7 @@ def test_what_cannot_be_made_ends_in_exit_1_with_what_is_left_and_a_resume_makes
             super().__init__(*args, **kwargs)
             parts[1].rename(hidden)
 
-    monkeypatch.setattr(runs, "Crew", Forgetful)
+    monkeypatch.setattr(making, "Crew", Forgetful)
     budget = {"max_frames": 8192}  # not auto, which takes a crew of its own
     config = _config(tmp_path, inputs, good_rows(1), manifest=str(tmp_path / "part-*.parquet"), batch=budget)
     result = cli("synth", config)

@@ -18,12 +18,13 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.simulation import MemoryStore
-from jobs import duplicates, runs
+from jobs import duplicates
 from jobs.duplicates import ENTRY
 from jobs.errors import JobError, LeaseHeld, StorageError, Unfinished
 from jobs.finish import Finisher, Gather, Task, finalise
 from jobs.lease import Timing
 from jobs.ledger import Ledger
+from jobs.making import on_ray
 from jobs.manifest import Manifest
 from jobs.plan import make_plan
 from jobs.records import Attempt, CommitRecord, StoredFile, ids_digest
@@ -394,7 +395,7 @@ def test_workers_make_the_same_end_as_this_process(many: Ledger, tmp_path: Path,
     here, there = on_disk(many, tmp_path / "here"), on_disk(many, tmp_path / "there")
     config: Any = SimpleNamespace(storage_options={}, stall_seconds=60.0)
     with there.lease() as lease:
-        made = finalise(there, runs._on_ray(config, there, lease, Stop()))
+        made = finalise(there, on_ray(config, there, lease, Stop()))
     assert replace(made, finished_at=0) == replace(finalise(here), finished_at=0)
     assert tables_of(there.folder) == tables_of(here.folder)
     assert {name for name in there.folder.list() if "/lease/" not in name} == set(here.folder.list())
@@ -406,7 +407,7 @@ def test_an_end_that_workers_cannot_make_says_why(many: Ledger, tmp_path: Path, 
     (tmp_path / "out" / name).write_bytes(b"x")
     config: Any = SimpleNamespace(storage_options={}, stall_seconds=60.0)
     with ledger.lease() as lease, pytest.raises(Unfinished, match="not what was committed\ngo on with: s3gen resume"):
-        finalise(ledger, runs._on_ray(config, ledger, lease, Stop()))
+        finalise(ledger, on_ray(config, ledger, lease, Stop()))
     assert ledger.summary() is None
 
 

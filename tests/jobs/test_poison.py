@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner
 
-from jobs import runs
+from jobs import making
 from jobs.actor import Recipe
 from jobs.cli import main
 from jobs.crew import Crew
@@ -51,7 +51,7 @@ def test_rows_that_kill_or_hang_their_workers_end_the_job_or_take_their_neighbou
         batch={"max_frames": 8_192},
         engine={"device": "cpu", "n_cfm_timesteps": 1},
     )
-    monkeypatch.setattr(runs, "Crew", PoisonedCrew)
+    monkeypatch.setattr(making, "Crew", PoisonedCrew)
     result = CliRunner().invoke(main, ["synth", str(config)], catch_exceptions=False)
     assert result.exit_code == 3, result.output
     failed = pq.read_table(tmp_path / "out/failures.parquet").to_pylist()

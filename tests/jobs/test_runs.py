@@ -9,11 +9,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from jobs import runs
+from jobs import making, runs
 from jobs.actor import Recipe
 from jobs.budget import CPU_FRAMES
 from jobs.config import config_from
 from jobs.crew import Crew
+from jobs.making import workplace
+from jobs.runs import Synthesis
 from tests.jobs import made_job
 from tests.jobs.command import cli
 from tests.jobs.inputs import good_rows, write_config, write_manifest
@@ -59,7 +61,8 @@ def watch(monkeypatch: pytest.MonkeyPatch) -> Watch:
                 raise KeyboardInterrupt
             super().work(*args, **kwargs)
 
-    monkeypatch.setattr(runs, "Crew", Watched)
+    for room in (making, runs):
+        monkeypatch.setattr(room, "Crew", Watched)
     return seen
 
 
@@ -160,16 +163,17 @@ def test_a_calibration_that_fails_leaves_a_job_behind(job: dict[str, Any], tmp_p
     assert not (tmp_path / "out").exists()
 
 
-@pytest.mark.parametrize(("ranges_here", "here"), [(runs.RANGES_HERE, True), (0, False)])
+@pytest.mark.parametrize(("ranges_here", "here"), [(making.RANGES_HERE, True), (0, False)])
 def test_only_the_end_of_a_small_job_is_made_without_ray(
     job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ranges_here: int, here: bool
 ) -> None:
-    monkeypatch.setattr(runs, "RANGES_HERE", ranges_here)
+    monkeypatch.setattr(making, "RANGES_HERE", ranges_here)
     ledger = made_job.start(str(tmp_path / "made"), made_job.write_manifest(tmp_path / "made.parquet"))
     config = config_from(job | {"model": "random:tiny"})
+    described = Synthesis(config=config, frozen={}, plan=ledger.plan)
     made_job.make(ledger, 0)
-    with runs._workplace(config, ledger.folder, ledger.plan) as (share, _):
+    with workplace(described, ledger.folder) as (share, _):
         assert share is not None
     made_job.make_all(ledger)
-    with runs._workplace(config, ledger.folder, ledger.plan) as (share, _):
+    with workplace(described, ledger.folder) as (share, _):
         assert (share is None) == here
