@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@# Without pip it is a half-made one.
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
 	@echo "Installing into $(VENV), which takes some minutes the first time ..."
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev,bench]"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: setup ## run the main job on the clips of demo/voices (MODEL=random:tiny: noise, no download)
