@@ -22,6 +22,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 from rich.console import Console
 
 from jobs.errors import JobError
@@ -49,6 +50,7 @@ def command(function: Command) -> Command:
     @wraps(function)
     def run(*args: Any, debug: bool, **kwargs: Any) -> None:
         console = Console(stderr=True)
+        debug = debug or bool(click.get_current_context().find_root().params.get("debug"))
         try:
             with _signals(), _logging(console):
                 code = function(Context(console), *args, **kwargs)
@@ -107,13 +109,43 @@ def options_of(path: str | None) -> Options:
     return {} if path is None else load_storage_options(path)
 
 
+def files(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """A shell completes a path."""
+    return [CompletionItem(incomplete, type="file")]
+
+
+def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    """A shell completes the path of a folder."""
+    return [CompletionItem(incomplete, type="dir")]
+
+
+def _settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
+    from jobs.changes import MAY_CHANGE
+    from jobs.completion import settings
+    from jobs.config import SECRET_KEYS
+
+    return settings(incomplete, (*MAY_CHANGE, *SECRET_KEYS) if ctx.info_name == "resume" else None)
+
+
+config_argument = click.argument("config", shell_complete=files)
+output_argument = click.argument("output", shell_complete=folders)
 storage_option = click.option(
-    "--storage-options", metavar="FILE", help="YAML or JSON with options for the storage (fsspec's), such as keys."
+    "--storage-options",
+    metavar="FILE",
+    shell_complete=files,
+    help="YAML or JSON with options for the storage (fsspec's), such as keys.",
 )
 set_option = click.option(
-    "--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a configuration key; dotted keys reach down."
+    "--set",
+    "changes",
+    multiple=True,
+    metavar="KEY=VALUE",
+    shell_complete=_settings,
+    help="Change a configuration key; dotted keys reach down: --set engine.dtype=bfloat16.",
 )
-manifest_option = click.option("--manifest", metavar="M", help="Short for --set manifest=M.")
+manifest_option = click.option(
+    "--manifest", metavar="M", shell_complete=files, help="Short for --set manifest=M: a path, glob or URL of Parquet."
+)
 limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="A trial of the first N rows.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone.")
 
