@@ -33,9 +33,10 @@ import torch
 
 from benchmarks import machine
 from benchmarks.simulation import EPOCH, ROW_SAMPLES, Cluster, Latency, MemoryStore, Simulation, useful_share
+from jobs.commits import LIST_THREADS
 from jobs.duplicates import Grouped, partitions
 from jobs.finish import Compare, Finisher, Gather, Gathered, Join, Part, Task, finalise
-from jobs.ledger import LIST_THREADS, Ledger
+from jobs.ledger import Ledger
 from jobs.manifest import Manifest
 from jobs.plan import RANGE_SHARDS, Plan, ShardSet, make_plan
 from jobs.records import CommitRecord, StoredFile, ids_digest
@@ -321,6 +322,12 @@ def _committed_job(store: MemoryStore, shards: int, rows: int) -> Ledger:
             rows_done=rows,
             rows_failed=0,
             samples=rows * ROW_SAMPLES,
+            errors={},
+            problems={},
+            positions=0,
+            padding=0,
+            worker="there:7",
+            tries=1,
             started_at=EPOCH + shard,
             finished_at=EPOCH + shard + 60,
             audio=None,

@@ -12,11 +12,12 @@ import torch
 from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES
 from jobs.config import JobConfig
 from jobs.manifest import Manifest, check_rows
+from jobs.padding import Padding, grouped, vocoded
 from jobs.plan import Plan, make_plan
 from jobs.voices import VoiceTable
 from s3gen.constants import FRAMES_PER_TOKEN, TOKEN_RATE
 from s3gen.packing import GAP
-from s3gen.ragged import group_size, plan_batches
+from s3gen.ragged import plan_batches
 
 SAMPLED_SHARDS = 8
 
@@ -55,22 +56,6 @@ def estimate(config: JobConfig, limit: int | None = None) -> Estimate:
     return sampling.result()
 
 
-@dataclass(slots=True)
-class _Padding:
-    """Positions that a part of the model computes."""
-
-    used: int = 0
-    empty: int = 0
-
-    def add(self, used: int, empty: int) -> None:
-        self.used += used
-        self.empty += empty
-
-    @property
-    def share(self) -> float:
-        return self.empty / (self.used + self.empty) if self.used else 0.0
-
-
 class _Sampling:
     """Some shards, batched as a worker would batch them."""
 
@@ -80,7 +65,7 @@ class _Sampling:
         self._on_gpu = _on_gpu(config)
         self._max_frames, self._assumed = _frame_budget(config, on_gpu=self._on_gpu)
         self._rows = self._tokens = self._batches = 0
-        self._padding = {part: _Padding() for part in ("flow", "encoder", "vocoder")}
+        self._padding = {part: Padding() for part in ("flow", "encoder", "vocoder")}
 
     def take(self, index: int) -> None:
         shard = self._plan.shard(index)
@@ -101,13 +86,10 @@ class _Sampling:
 
     def _compute(self, joined: list[int], spoken: list[int]) -> None:
         """What the parts of the model are given for a batch: tokens of its rows, with and without their prompts."""
-        self._padding["flow"].add(FRAMES_PER_TOKEN * sum(joined), GAP * len(joined))
-        group = group_size("cuda" if self._on_gpu else "cpu")
-        vocoded = [FRAMES_PER_TOKEN * tokens for tokens in spoken]
-        for part, lengths in (("encoder", joined), ("vocoder", vocoded)):
-            for rows in plan_batches(lengths, group):
-                used = sum(lengths[row] for row in rows)
-                self._padding[part].add(used, len(rows) * lengths[rows[0]] - used)
+        gaps, device_type = GAP * len(joined), "cuda" if self._on_gpu else "cpu"
+        self._padding["flow"].add(Padding(FRAMES_PER_TOKEN * sum(joined) + gaps, gaps))
+        self._padding["encoder"].add(grouped(joined, device_type))
+        self._padding["vocoder"].add(vocoded(spoken, device_type))
 
     def result(self) -> Estimate:
         groups = self._plan.manifest.groups

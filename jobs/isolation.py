@@ -43,11 +43,13 @@ class Case:
         probe: make these rows alone, and publish nothing.
         guilty: rows that are left out, and how the last worker died of each.
         halvings: how often the frame budget is to be halved, since the task seems to need too much memory.
+        tries: how often it is handed out, this time included.
     """
 
     probe: Range | None = None
     guilty: Mapping[int, Death] = field(default_factory=dict)
     halvings: int = 0
+    tries: int = 1
 
 
 class Isolation:

@@ -31,12 +31,12 @@ from jobs.patience import PATIENT
 from jobs.placement import Share
 from jobs.plan import Plan, ShardSet
 from jobs.progress import Meter, showing
+from jobs.records import ShardReport
 from jobs.schedule import Schedule
 from jobs.session import connected, nodes, plan_share
 from jobs.stop import Stop
 from jobs.storage import Folder
 from jobs.tally import Summary
-from jobs.worker import ShardReport
 from s3gen.constants import SAMPLE_RATE
 
 log = logging.getLogger(__name__)

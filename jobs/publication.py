@@ -1,25 +1,24 @@
-"""The files of one try at a shard: written here, uploaded, committed."""
+"""What one try made of a shard: its audio, its parts of the tables and its record."""
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.checks import RANGES
 from jobs.config import JobConfig
-from jobs.errors import StorageUnknown
 from jobs.ledger import Ledger
 from jobs.manifest import Row
+from jobs.padding import Padding
 from jobs.pulse import Pulse
-from jobs.records import Attempt, CommitRecord, StoredFile
+from jobs.records import Attempt, CommitRecord, StoredFile, counts, worker_name
 from jobs.spool import Clip, Spool
 from jobs.tables import INDEX_SCHEMA
+from jobs.uploads import Upload
 from jobs.writers import FORMATS
 from s3gen.constants import SAMPLE_RATE
 
@@ -34,6 +33,8 @@ class Made:
         columns: of those that were made, beside the audio.
         spool: their clips.
         failed: the failures table of the others.
+        padding: of the vocoder, over all batches.
+        tries: how often the shard was handed out.
         started_at: unix time.
     """
 
@@ -42,6 +43,8 @@ class Made:
     columns: pa.Table
     spool: Spool
     failed: pa.Table
+    padding: Padding
+    tries: int
     started_at: float
 
 
@@ -61,21 +64,19 @@ class Publication:
     pulse: Pulse
 
     def commit(self, made: Made) -> tuple[CommitRecord, bool]:
-        """Writes the files locally, uploads them, and commits them, in this order.
-
-        After a failure that leaves no doubt the files of this try are deleted; otherwise they stay until the job ends,
-        since a record that names them may have landed.
+        """Writes the files locally, uploads them, and commits them, in this order. Raises as `Upload.publish`.
 
         Returns:
             The record, and whether it counts.
         """
+        upload = Upload(self.ledger, self.attempt, self.scratch, self.pulse)
         clips = [made.spool.clips[row.position] for row in made.rows]
         audio = index = failures = None
         if made.rows:
-            audio = self._write_audio(made)
-            index = self._write_table(self.attempt.index_name, _index(made.rows, clips, audio.name))
+            audio = self._write_audio(made, upload)
+            index = upload.write_table(self.attempt.index_name, _index(made.rows, clips, audio.name))
         if len(made.failed):
-            failures = self._write_table(self.attempt.failures_name, made.failed)
+            failures = upload.write_table(self.attempt.failures_name, made.failed)
         record = CommitRecord(
             shard=self.attempt.shard,
             attempt=self.attempt.id,
@@ -85,47 +86,26 @@ class Publication:
             rows_done=len(made.rows),
             rows_failed=len(made.failed),
             samples=sum(clip.samples for clip in clips),
+            errors=counts(made.failed["error"].to_pylist()),
+            problems=counts(name for clip in clips for name in clip.problems),
+            positions=made.padding.positions,
+            padding=made.padding.padding,
+            worker=worker_name(),
+            tries=made.tries,
             started_at=made.started_at,
             finished_at=time.time(),
             audio=audio,
             index=index,
             failures=failures,
         )
-        return record, self._publish(record)
+        return record, upload.publish(record)
 
-    def _publish(self, record: CommitRecord) -> bool:
-        try:
-            for file in record.files():
-                self.ledger.folder.upload(file.name, self._local(file.name))
-                self.pulse.beat()
-        except StorageUnknown:
-            raise
-        except Exception:
-            self.ledger.discard(self.attempt, record)
-            raise
-        # Whatever this raises, nothing is deleted: a record that landed against all that is known of it would name
-        # files that are gone. Those of a try that did not count go at the end.
-        return self.ledger.commit(self.attempt, record)
-
-    def _write_audio(self, made: Made) -> StoredFile:
+    def _write_audio(self, made: Made, upload: Upload) -> StoredFile:
         shard_format = FORMATS[self.config.format]
         name = self.attempt.audio_name(shard_format.suffix)
         clips = made.spool.read([row.position for row in made.rows])
-        shard_format.write(self._local(name), made.columns, clips, self.config.audio)
-        return self._stored(name)
-
-    def _write_table(self, name: str, table: pa.Table) -> StoredFile:
-        pq.write_table(table, self._local(name), compression="zstd")
-        return self._stored(name)
-
-    def _local(self, name: str) -> Path:
-        return self.scratch / name.replace("/", "-")
-
-    def _stored(self, name: str) -> StoredFile:
-        path = self._local(name)
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return StoredFile(name=name, bytes=path.stat().st_size, sha256=digest)
+        shard_format.write(upload.local(name), made.columns, clips, self.config.audio)
+        return upload.stored(name)
 
 
 def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str) -> pa.Table:

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
 
@@ -32,6 +36,12 @@ class CommitRecord:
     rows_done: int
     rows_failed: int
     samples: int  # of audio, all rows
+    errors: dict[str, int]  # rows that failed, by code
+    problems: dict[str, int]  # rows that were made and do not pass a check, by its name; a row may count under several
+    positions: int  # that the vocoder was given, padding included; see ``padding``
+    padding: int  # among them
+    worker: str  # that made it, see ``worker_name``
+    tries: int  # how often the shard was handed out by the run that made it, this time included
     started_at: float  # unix time at which the work on the shard began
     finished_at: float  # and ended
     audio: StoredFile | None  # None when no row could be made
@@ -56,6 +66,45 @@ class CommitRecord:
             return cls(**values)
         except (TypeError, KeyError) as error:
             raise ValueError(f"not a commit record: {error}") from None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ShardReport:
+    """What a worker tells of a shard; the fields of its record mean the same here.
+
+    Attributes:
+        counted: False when another try had committed it before, and this one's files are gone; or it was a probe.
+        seconds: that went by, by stage: read, make, publish. Of several shards at once they overlap.
+    """
+
+    shard: int
+    rows_done: int
+    rows_failed: int
+    samples: int
+    errors: Mapping[str, int]
+    problems: Mapping[str, int]
+    positions: int
+    padding: int
+    worker: str
+    tries: int
+    counted: bool
+    seconds: Mapping[str, float]
+
+    @classmethod
+    def of(cls, record: CommitRecord, *, counted: bool, seconds: Mapping[str, float]) -> ShardReport:
+        """Of a shard that has a record."""
+        told = {field.name for field in fields(cls)} - {"counted", "seconds"}
+        return cls(**{name: getattr(record, name) for name in told}, counted=counted, seconds=seconds)
+
+
+def worker_name() -> str:
+    """This process, as records name it: host and process id, ``host:pid``."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def counts(names: Iterable[str]) -> dict[str, int]:
+    """How often each name occurs, in their order."""
+    return dict(sorted(Counter(names).items()))
 
 
 def ids_digest(column: pa.Array | pa.ChunkedArray) -> str:

@@ -138,7 +138,7 @@ class Synthesis:
         """See `Trade.order`."""
         most = self._max_frames(ledger)
         smaller = min(most, max(LEAST_FRAMES, most >> case.halvings)) if case.halvings else None
-        return Order(shard, case.probe, case.guilty, smaller)
+        return Order(shard, case.probe, case.guilty, smaller, case.tries)
 
     def _max_frames(self, ledger: Ledger) -> int:
         given = self.config.batch.max_frames

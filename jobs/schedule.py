@@ -23,12 +23,14 @@ class _History:
     """What went wrong with a task.
 
     Attributes:
+        returns: how often it came back undone, probes included.
         failures: errors that it raised, and deaths over it where its rows cannot be looked through.
         deaths: of workers that had nothing else in hand.
         moves: machines that went away under it.
         halvings: deaths for want of memory, each of which halves the frame budget.
     """
 
+    returns: int = 0
     failures: int = 0
     deaths: int = 0
     moves: int = 0
@@ -98,17 +100,18 @@ class Schedule:
         history = self._histories.get(task)
         if history is None:
             return Case()
-        if history.isolation is None:
-            return Case(halvings=history.halvings)
-        isolation = history.isolation
+        tries, isolation = history.returns + 1, history.isolation
+        if isolation is None:
+            return Case(halvings=history.halvings, tries=tries)
         halvings = history.halvings + isolation.fruitless
-        return Case(probe=isolation.probe, guilty=dict(isolation.guilty), halvings=halvings)
+        return Case(probe=isolation.probe, guilty=dict(isolation.guilty), halvings=halvings, tries=tries)
 
     def done(self, task: int) -> bool:
         """What was handed out is finished; returns whether the task is, or goes back for what comes after a probe."""
         self._take_back(task)
         history = self._histories.get(task)
         if history is not None and history.isolation is not None and history.isolation.probe is not None:
+            history.returns += 1
             history.isolation.ended(None)
             self._suspect.append(task)
             return False
@@ -117,8 +120,7 @@ class Schedule:
 
     def failed(self, task: int, reason: str) -> int:
         """The task failed, by itself; returns how often by now. It goes back, or is given up."""
-        self._take_back(task)
-        history = self._history(task)
+        history = self._returned(task)
         history.failures += 1
         if history.failures < self._max_tries:
             self._failed.append(task)
@@ -128,8 +130,7 @@ class Schedule:
 
     def died(self, task: int, death: Death) -> int:
         """A worker died that had this task alone in hand; returns how often by now. It goes back, or is given up."""
-        self._take_back(task)
-        history = self._history(task)
+        history = self._returned(task)
         history.deaths += 1
         if death.starved and history.halvings < MAX_HALVINGS:
             history.halvings += 1
@@ -147,14 +148,13 @@ class Schedule:
 
     def lost(self, task: int) -> None:
         """The task was lost with its worker, which had others in hand. It goes back."""
-        self._take_back(task)
+        self._returned(task)
         self._suspect.append(task)
 
     def moved(self, task: int, reason: str) -> None:
         """The task was lost with its worker's machine, at nobody's fault. It goes back, a bounded number of times."""
         alone = task in self._alone
-        self._take_back(task)
-        history = self._history(task)
+        history = self._returned(task)
         history.moves += 1
         if history.moves > MAX_MOVES:
             self._give_up(task, f"{reason}, as {MAX_MOVES} times before")
@@ -174,8 +174,12 @@ class Schedule:
         self._look_ahead(1)
         return self._exhausted and not (self._fresh or self._suspect or self._failed or self._in_hand)
 
-    def _history(self, task: int) -> _History:
-        return self._histories.setdefault(task, _History())
+    def _returned(self, task: int) -> _History:
+        """Takes back a task that is not done."""
+        self._take_back(task)
+        history = self._histories.setdefault(task, _History())
+        history.returns += 1
+        return history
 
     def _give_up(self, task: int, reason: str) -> None:
         self.given_up[task] = reason

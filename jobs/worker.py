@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from jobs.batch import Item, Trouble
+from jobs.batch import Batch, Item, Trouble
 from jobs.config import JobConfig, config_from
 from jobs.encoding import Encoders, Intake
 from jobs.engine import Engine
@@ -26,9 +26,10 @@ from jobs.isolation import Death, Range
 from jobs.ledger import Ledger
 from jobs.manifest import Failure, Ints, Row, check_rows
 from jobs.models import open_prepared
+from jobs.padding import Padding, vocoded
 from jobs.publication import Made, Publication
 from jobs.pulse import Pulse
-from jobs.records import ids_digest
+from jobs.records import ShardReport, counts, ids_digest, worker_name
 from jobs.spool import Spool
 from jobs.storage import Folder
 from jobs.tables import failures_table
@@ -48,23 +49,14 @@ class Order:
         probe: only the rows at these positions of the shard, and nothing of it is published: does the worker live?
         guilty: positions that are not made, since workers died of them.
         max_frames: the frame budget, where it is another than the worker's own.
+        tries: how often the shard was handed out, this time included; for the record.
     """
 
     shard: int
     probe: Range | None = None
     guilty: Mapping[int, Death] = field(default_factory=dict)
     max_frames: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ShardReport:
-    """What became of a shard."""
-
-    shard: int
-    rows_done: int
-    rows_failed: int
-    samples: int
-    counted: bool  # False: another try had committed it before, and this one's files are gone; or it was a probe
+    tries: int = 1
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,6 +67,18 @@ class _Work:
     origins: tuple[list[str], Ints]
     items: list[Item]
     failures: list[Failure]
+
+
+class _Stages:
+    """How long each stage of a shard took, in seconds; a stage begins where the one before it ended."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._began = time.monotonic()
+
+    def ended(self, stage: str) -> None:
+        now = time.monotonic()
+        self.seconds[stage], self._began = now - self._began, now
 
 
 class Worker:
@@ -147,31 +151,31 @@ class Worker:
         Shards are computed one after the other, in the order in which they have been read.
         """
         order = Order(order) if isinstance(order, int) else order
-        started_at = time.time()
+        started_at, stages = time.time(), _Stages()
         work = self._read(order)
+        stages.ended("read")
         with tempfile.TemporaryDirectory(prefix="s3gen-") as folder, tempfile.TemporaryFile() as file:
             spool = Spool(file)
-            failures = [*work.failures, *self._synthesize(work.items, spool, order.max_frames or self._max_frames)]
+            batches = _batches(work.items, order.max_frames or self._max_frames)
+            failures = [*work.failures, *self._synthesize(batches, spool)]
             rows = [item.row for item in work.items if item.row.position in spool.clips]
+            stages.ended("make")
             if order.probe is not None:
-                return _probe_report(order.shard, spool, failures)
+                return _probe_report(order, spool, failures)
             made = Made(
                 rows=rows,
                 ids=ids_digest(work.table["id"]),
                 columns=stored_columns(work.table, rows, keep_inputs=self._config.keep_inputs),
                 spool=spool,
                 failed=failures_table(failures, work.table, work.origins),
+                padding=self._padding(batches),
+                tries=order.tries,
                 started_at=started_at,
             )
             attempt = self._ledger.attempt(order.shard)
             record, counted = Publication(self._ledger, self._config, attempt, Path(folder), self.pulse).commit(made)
-        return ShardReport(
-            shard=order.shard,
-            rows_done=record.rows_done,
-            rows_failed=record.rows_failed,
-            samples=record.samples,
-            counted=counted,
-        )
+        stages.ended("publish")
+        return ShardReport.of(record, counted=counted, seconds=stages.seconds)
 
     def _read(self, order: Order) -> _Work:
         planned, manifest = self._ledger.plan.shard(order.shard), self._ledger.plan.manifest
@@ -198,12 +202,18 @@ class Worker:
             return voices
         return {voice_id: voice.cut(seconds) for voice_id, voice in voices.items()}
 
-    def _synthesize(self, items: Sequence[Item], spool: Spool, max_frames: int) -> list[Failure]:
+    def _padding(self, batches: Sequence[Batch]) -> Padding:
+        """Of the vocoder. A batch that had to be halved counts as it was planned."""
+        sums = Padding()
+        for batch in batches:
+            sums.add(vocoded([len(item.row.tokens) for item in batch], self._model.device.type))
+        return sums
+
+    def _synthesize(self, batches: Sequence[Batch], spool: Spool) -> list[Failure]:
         """Fills the spool; returns the rows that could not be made."""
-        plans = plan_batches([item.frames for item in items], max_frames) if items else []
         failures: list[Failure] = []
         intake = Intake(self._encoders)
-        order = self._engine.make([[items[number] for number in plan] for plan in plans], intake.put)
+        order = self._engine.make(batches, intake.put)
         order.add_done_callback(lambda _: intake.end())
         with contextlib.closing(intake.clips()) as clips:
             for item, clip in clips:
@@ -221,10 +231,27 @@ def fingerprints(model: S3GenModel, voices: VoiceTable) -> dict[str, str]:
     return {"model": model.fingerprint(), "voices": voices.digest}
 
 
-def _probe_report(shard: int, spool: Spool, failures: Sequence[Failure]) -> ShardReport:
-    samples = sum(clip.samples for clip in spool.clips.values())
-    done, failed = len(spool.clips), len(failures)
-    return ShardReport(shard=shard, rows_done=done, rows_failed=failed, samples=samples, counted=False)
+def _batches(items: Sequence[Item], max_frames: int) -> list[Batch]:
+    plans = plan_batches([item.frames for item in items], max_frames)
+    return [[items[number] for number in plan] for plan in plans]
+
+
+def _probe_report(order: Order, spool: Spool, failures: Sequence[Failure]) -> ShardReport:
+    clips = spool.clips.values()
+    return ShardReport(
+        shard=order.shard,
+        rows_done=len(clips),
+        rows_failed=len(failures),
+        samples=sum(clip.samples for clip in clips),
+        errors=counts(failure.error for failure in failures),
+        problems=counts(name for clip in clips for name in clip.problems),
+        positions=0,
+        padding=0,
+        worker=worker_name(),
+        tries=order.tries,
+        counted=False,
+        seconds={},
+    )
 
 
 def _guilty(row: Row, death: Death) -> Failure:

@@ -18,7 +18,7 @@ from jobs.checks import RANGES, measure
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest, Row, check_rows
 from jobs.plan import Plan, make_plan
-from jobs.records import Attempt, CommitRecord, StoredFile, ids_digest
+from jobs.records import Attempt, CommitRecord, StoredFile, counts, ids_digest
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_table
 from jobs.urls import absolute_url
@@ -88,12 +88,29 @@ def prepare(ledger: Ledger, shard: int) -> tuple[Attempt, CommitRecord]:
         rows_done=len(rows),
         rows_failed=len(failures),
         samples=sum(SAMPLES_PER_TOKEN * len(row.tokens) for row in rows),
+        errors=counts(failure.error for failure in failures),
+        problems={},
+        positions=1_000,
+        padding=100,
+        worker="there:7",
+        tries=1 + shard % 2,
         started_at=began,
         finished_at=began + 0.5,
         audio=audio,
         index=index,
         failures=failed,
     )
+
+
+def bare_record(**values: Any) -> CommitRecord:
+    """A record that names no files: of a shard of one row that was made, where no value says otherwise."""
+    made: dict[str, Any] = {
+        **{"shard": 0, "attempt": "a", "plan": "p", "ids": "i", "rows": 1, "rows_done": 1, "rows_failed": 0},
+        **{"samples": 24_000, "errors": {}, "problems": {}, "positions": 50, "padding": 0},
+        **{"worker": "there:7", "tries": 1, "started_at": 1e9, "finished_at": 1e9 + 1},
+        **{"audio": None, "index": None, "failures": None},
+    }
+    return CommitRecord(**{**made, **values})
 
 
 def make(ledger: Ledger, shard: int) -> bool:

@@ -78,6 +78,8 @@ def test_a_suspect_row_is_lost_or_stored_against_the_jobs_choice(
     (keeping,), (failing,) = kept.records(), failed.records()
     assert (keeping.rows_done, keeping.rows_failed, keeping.failures) == (6, 0, None)
     assert (failing.rows_done, failing.rows_failed) == (4, 2)
+    assert (keeping.errors, keeping.problems) == ({}, {"silence": 2})
+    assert (failing.errors, failing.problems) == ({"bad_audio": 2}, {})
 
     index = _rows(kept, keeping.index)
     assert [row["problems"] for row in index] == ["silence" if n in SUSPECT else "" for n in range(6)]

@@ -132,6 +132,26 @@ def test_a_probe_is_taken_for_the_task() -> None:
     assert schedule.finished
 
 
+def test_a_shard_does_not_know_how_often_it_was_handed_out() -> None:
+    schedule = Schedule(range(4), rows=lambda task: 2)
+    tries = []
+    ways_back = [
+        lambda: schedule.failed(0, "raised"),
+        lambda: schedule.moved(0, "lost with its machine"),
+        lambda: schedule.died(0, DEATH),
+        lambda: schedule.died(0, DEATH),
+        lambda: schedule.done(0),  # a probe
+        lambda: schedule.done(0),
+    ]
+    for way in ways_back:
+        while schedule.next() != 0:
+            pass
+        tries.append(schedule.case(0).tries)
+        way()
+    assert tries == [1, 2, 3, 4, 5, 6]
+    assert schedule.case(1).tries == 1
+
+
 def test_an_error_during_the_search_ends_it() -> None:
     schedule = Schedule([0], rows=lambda task: 8)
     for _ in range(2):

@@ -15,10 +15,9 @@ from jobs.finish import finalise
 from jobs.lease import Timing, is_live, read_lease
 from jobs.ledger import Ledger
 from jobs.plan import ShardSet
-from jobs.records import CommitRecord
 from jobs.status import _tally, status
 from jobs.tally import Tally
-from tests.jobs.made_job import make, make_all, start, write_manifest
+from tests.jobs.made_job import bare_record, make, make_all, start, write_manifest
 
 
 @pytest.fixture
@@ -107,12 +106,9 @@ def test_the_speed_of_a_sample_is_about_that_of_all(monkeypatch: pytest.MonkeyPa
     for pause in range(pauses):
         starts[(pause + 1) * shards // 4 :] += 40 * 3600
     records = [
-        CommitRecord(
-            shard=n, attempt="a", plan="p", ids="i", rows=10, rows_done=10, rows_failed=0, samples=24_000 * 60,
-            started_at=start, finished_at=start + 60, audio=None, index=None, failures=None,
-        )
+        bare_record(shard=n, rows=10, rows_done=10, samples=24_000 * 60, started_at=start, finished_at=start + 60)
         for n, start in enumerate(starts.tolist())
-    ]  # fmt: skip
+    ]
     done = ShardSet(shards)
     done.add(range(shards))
     ledger: Any = SimpleNamespace(read_some=lambda wanted: [records[n] for n in wanted])
@@ -133,12 +129,9 @@ def test_the_speed_of_a_sample_is_about_that_of_all(monkeypatch: pytest.MonkeyPa
 )
 def test_speed_is_audio_per_second_in_which_something_was_in_work(times: list[tuple[int, int]], busy: int) -> None:
     records = [
-        CommitRecord(
-            shard=n, attempt="a", plan="p", ids="i", rows=1, rows_done=1, rows_failed=0, samples=24_000 * 60,
-            started_at=1e9 + start, finished_at=1e9 + end, audio=None, index=None, failures=None,
-        )
+        bare_record(shard=n, samples=24_000 * 60, started_at=1e9 + start, finished_at=1e9 + end)
         for n, (start, end) in enumerate(times)
-    ]  # fmt: skip
+    ]
     tally = Tally.of(records)
     assert tally.speed == pytest.approx(60 * len(times) / busy)
     assert tally.shards == len(times)

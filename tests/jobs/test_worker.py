@@ -29,11 +29,12 @@ from jobs.isolation import Death
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest, derived_seed
 from jobs.plan import make_plan
+from jobs.records import ShardReport, counts, worker_name
 from jobs.schedule import BrokenWorker
 from jobs.spool import Spool
 from jobs.storage import Folder
 from jobs.voices import VoiceTable
-from jobs.worker import Order, ShardReport, Worker, fingerprints
+from jobs.worker import Order, Worker, fingerprints
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLES_PER_TOKEN
 from tests.jobs.inputs import good_rows, write_manifest
@@ -138,6 +139,8 @@ def test_good_rows_are_made_and_bad_rows_fail_with_their_reason(
     assert {row["manifest"] for row in failures} == {str(tmp_path / "manifest.parquet")}
 
     (record,) = ledger.records()
+    assert record.errors == report.errors == counts(BAD.values())
+    assert record.positions - record.padding == 2 * record.samples / SAMPLES_PER_TOKEN
     assert record.index is not None
     index = pq.read_table(io.BytesIO(ledger.folder.read(record.index.name))).to_pylist()
     good = [row for row in range(12) if row not in BAD]
@@ -378,6 +381,21 @@ def test_a_probe_makes_rows_that_it_was_not_asked_for_or_publishes_something(
     assert sorted(seen) == [[2], [5]]
     assert worker.run(Order(0, probe=(0, 0))).rows_done == 0
     assert _files(ledger) == []
+
+
+def test_nobody_knows_who_made_a_shard_at_what_time_and_cost(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
+    ledger = _ledger(tiny_model, table, tmp_path, good_rows(6), engine=FEW_STEPS)
+    began = time.time()
+    report = Worker(ledger, tiny_model, VoiceTable.open(str(table)), max_frames=8_192).run(Order(0, tries=3))
+    (record,) = ledger.records()
+    assert (record.worker, record.tries) == (report.worker, report.tries) == (worker_name(), 3)
+    assert record.worker.endswith(f":{os.getpid()}")
+    assert 0 < record.padding == report.padding
+    assert began <= record.started_at < record.finished_at <= time.time()
+    assert list(report.seconds) == ["read", "make", "publish"]
+    assert 0 < sum(report.seconds.values()) < time.time() - began
 
 
 def test_a_row_that_killed_its_workers_is_forgotten_or_its_neighbours_change(
