@@ -345,7 +345,8 @@ def _suggestion(key: str, kind: type[BaseModel], section: type[BaseModel], prefi
         close = [path for path, name in everywhere.items() if names and name == names[0]]
     if close:
         return f"; did you mean {close[0]}?"
-    return f"; the keys {'of ' + prefix[:-1] if prefix else 'here'} are {', '.join(section.model_fields)}"
+    names = sorted(section.model_fields, key=lambda name: name in RunConfig.model_fields)  # those of all jobs come last
+    return f"; the keys {'of ' + prefix[:-1] if prefix else 'here'} are {', '.join(names)}"
 
 
 def _all_keys(section: type[BaseModel], prefix: str) -> Iterator[str]:
