@@ -32,12 +32,12 @@ import pyarrow as pa
 from jobs import duplicates
 from jobs.duplicates import ENTRY, PLACE, Grouped, Slice
 from jobs.errors import StorageError
-from jobs.ledger import DUPLICATES, FAILURES, FINISH, INDEX, Ledger
+from jobs.layout import DUPLICATES, FAILURES, FINISH, INDEX
+from jobs.ledger import Ledger
 from jobs.parts import Part, read_parts, read_shards, upload_table
 from jobs.pulse import Pulse
 from jobs.records import CommitRecord
 from jobs.storage import Folder
-from jobs.tables import DUPLICATES_SCHEMA, INDEX_SCHEMA, failures_schema
 from jobs.tally import Summary, Tally
 from jobs.urls import Options
 
@@ -119,8 +119,7 @@ class Finisher:
 
     def __init__(self, ledger: Ledger) -> None:
         self.pulse = Pulse()
-        self._ledger, self._folder = ledger, ledger.folder
-        self._failures_schema = failures_schema(ledger.plan.manifest.columns)
+        self._ledger, self._folder, self._tables = ledger, ledger.folder, ledger.tables
 
     @classmethod
     def open(cls, *, output: str, options: Options) -> Finisher:
@@ -157,7 +156,7 @@ class Finisher:
         if any(record.failures for record in records):
             name = f"{FINISH}failures-{number:04d}.parquet"
             tables = read_shards(self._folder, (record.failures for record in records))
-            failures = self._upload(name, self._failures_schema, tables, scratch)
+            failures = self._upload(self._folder, name, self._tables.failures, tables, scratch)
         return Gathered(number, Tally.of(records), index, failures, ids)
 
     def _gather_index(self, number: int, records: Sequence[CommitRecord], scratch: Path) -> tuple[Part | None, Grouped]:
@@ -172,9 +171,9 @@ class Finisher:
                 yield table
 
         index = None
-        name, in_place = _index_name(self._ledger, number)
-        if in_place or any(record.index for record in records):
-            index = self._upload(name, INDEX_SCHEMA, noting(), scratch)
+        if stays_in_parts(self._ledger) or any(record.index for record in records):
+            folder, name = self._index_part(number)
+            index = self._upload(folder, name, self._tables.index, noting(), scratch)
         count = duplicates.partitions(self._ledger.plan.rows)
         ids = np.concatenate(found) if found else np.empty(0, ENTRY)
         groups = duplicates.partition_of(ids, count)
@@ -192,21 +191,29 @@ class Finisher:
 
         def picked() -> Iterator[pa.Table]:
             at = 0
-            for table in read_parts(self._folder, [task.index], DUPLICATES_SCHEMA.names):
+            for table in read_parts(self._index_part(task.range)[0], [task.index], self._tables.duplicates.names):
                 low, high = np.searchsorted(rows, (at, at + table.num_rows))
                 if low < high:
                     yield table.take(pa.array(rows[low:high] - at))
                 at += table.num_rows
 
         name = f"{FINISH}duplicates-{task.range:04d}.parquet"
-        return self._upload(name, DUPLICATES_SCHEMA, picked(), scratch)
+        return self._upload(self._folder, name, self._tables.duplicates, picked(), scratch)
 
     def _join(self, task: Join, scratch: Path) -> Part:
-        schema = {INDEX: INDEX_SCHEMA, DUPLICATES: DUPLICATES_SCHEMA}.get(task.table, self._failures_schema)
-        return self._upload(task.table, schema, read_parts(self._folder, task.parts), scratch)
+        folder, name = self._ledger.public_index if task.table == INDEX else (self._folder, task.table)
+        tables = {INDEX: self._tables.index, FAILURES: self._tables.failures, DUPLICATES: self._tables.duplicates}
+        return self._upload(folder, name, tables[task.table], read_parts(self._folder, task.parts), scratch)
 
-    def _upload(self, name: str, schema: pa.Schema, tables: Iterable[pa.Table], scratch: Path) -> Part:
-        return upload_table(self._folder, name, schema, self._felt(tables), scratch)
+    def _index_part(self, number: int) -> tuple[Folder, str]:
+        """Where a range's part of the index goes: to its place, where that is a folder of parts."""
+        if not stays_in_parts(self._ledger):
+            return self._folder, f"{FINISH}index-{number:04d}.parquet"
+        folder, name = self._ledger.public_index
+        return folder, f"{name}/part-{number:04d}.parquet"
+
+    def _upload(self, folder: Folder, name: str, schema: pa.Schema, tables: Iterable[pa.Table], scratch: Path) -> Part:
+        return upload_table(folder, name, schema, self._felt(tables), scratch)
 
     def _felt(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         for table in tables:
@@ -214,11 +221,9 @@ class Finisher:
             yield table
 
 
-def _index_name(ledger: Ledger, number: int) -> tuple[str, bool]:
-    """What a range's part of the index is called, and whether it stays where it is."""
-    if ledger.plan.rows > SINGLE_FILE_ROWS:
-        return f"{INDEX}/part-{number:04d}.parquet", True
-    return f"{FINISH}index-{number:04d}.parquet", False
+def stays_in_parts(ledger: Ledger) -> bool:
+    """Whether the index of a job is a folder of parts: where it is large, or asked for as one."""
+    return ledger.plan.rows > SINGLE_FILE_ROWS or not ledger.public_index[1].endswith(".parquet")
 
 
 # --- the driver -------------------------------------------------------------------------------------------------------
@@ -262,7 +267,7 @@ def _make_tables(ledger: Ledger, work: Work) -> Summary:
     gathered: Sequence[Gathered] = work([Gather(number) for number in range(ledger.plan.ranges)])
     doubled = _doubled(ledger, gathered, work)
     joins = [Join(FAILURES, [each.failures for each in gathered if each.failures])]
-    if ledger.plan.rows <= SINGLE_FILE_ROWS:
+    if not stays_in_parts(ledger):
         joins.append(Join(INDEX, [each.index for each in gathered if each.index]))
     if doubled:
         joins.append(Join(DUPLICATES, doubled))

@@ -13,10 +13,12 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -30,7 +32,7 @@ from jobs.filesystems import READ_BLOCK
 from jobs.footer import Column, Footer, Group, footer_bytes
 from jobs.inputs import expand, open_input, stat_input
 from jobs.pages import MOST_VALUES, VALUES_PER_BYTE, fixed_bytes, rows_at_once
-from jobs.urls import Options
+from jobs.urls import Options, is_url
 from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
 
 SUFFIXES = (".parquet", ".parq", ".pq")  # of the files of a folder that are taken
@@ -85,6 +87,7 @@ class Row:
     voice_id: str
     tokens: Ints  # (L,) 0..6560, without the language model's start and stop
     seed: int  # -2**63 .. 2**64 - 1
+    reseeded: bool = False  # it is not its own, nor that which follows from its id
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,11 +108,13 @@ class Manifest:
     Attributes:
         columns: the names and types of all columns, without file metadata.
         digest: sha256 over URLs, sizes, ETags and footers: another digest is another manifest.
-        groups: per file; only after ``scan``.
+        base: where files lie whose URLs are relative.
+        groups: per file; only after ``scan`` or ``of``.
     """
 
     files: tuple[ManifestFile, ...]
     columns: pa.Schema
+    base: str = field(default="", compare=False)
     groups: tuple[RowGroups, ...] = field(default=(), compare=False, repr=False)
     # How many rows of a row group may be decoded at a time; of those that were looked at.
     _at_once: dict[tuple[int, int], int] = field(default_factory=dict, init=False, compare=False, repr=False)
@@ -140,22 +145,45 @@ class Manifest:
                 that differ in their columns. The message names file, column and type.
         """
         try:
-            urls = expand(pattern, options, suffixes=SUFFIXES)
-            with ThreadPoolExecutor(SCAN_THREADS) as pool:
-                footers = list(pool.map(lambda url: _read_footer(url, options), urls))
-            for footer in footers:
-                _check_columns(footer)
-                _check_same(footers[0], footer)
+            manifest = cls.of(expand(pattern, options, suffixes=SUFFIXES), options, check=check_columns)
         except (StorageError, InputError) as error:
             raise InputError(f"manifest: {error}") from error
-        manifest = cls(
+        if not manifest.rows:
+            raise InputError(f"manifest: {pattern} has no rows; give one with at least one utterance")
+        return manifest
+
+    @classmethod
+    def of(
+        cls, urls: Sequence[str], options: Options | None = None, *, check: Callable[[str, pa.Schema], None]
+    ) -> Manifest:
+        """Reads the footers of Parquet files.
+
+        Args:
+            urls: one or more.
+            check: is given the URL and the columns of each file, and raises an InputError for what is not right.
+
+        Raises:
+            InputError: no such file, not Parquet, files that differ in their columns, or what ``check`` raises.
+        """
+        with ThreadPoolExecutor(SCAN_THREADS) as pool:
+            footers = list(pool.map(lambda url: _read_footer(url, options), urls))
+        for footer in footers:
+            check(footer.file.url, footer.schema)
+            _check_same(footers[0], footer)
+        return cls(
             files=tuple(footer.file for footer in footers),
             columns=footers[0].schema,
             groups=tuple(footer.groups for footer in footers),
         )
-        if not manifest.rows:
-            raise InputError(f"manifest: {pattern} has no rows; give one with at least one utterance")
-        return manifest
+
+    def head(self, rows: int) -> Manifest:
+        """Its first rows: the last file that holds any is as it is, but counts for fewer."""
+        files: list[ManifestFile] = []
+        for file in self.files:
+            if rows > 0:
+                files.append(replace(file, rows=min(file.rows, rows)))
+            rows -= file.rows
+        return replace(self, files=tuple(files), groups=())
 
     def read(self, spans: Sequence[Span], options: Options | None = None) -> pa.Table:
         """The rows of ``spans``, in their order; only the row groups that hold them are read.
@@ -185,23 +213,24 @@ class Manifest:
 
     def _read_span(self, span: Span, options: Options | None) -> Iterator[pa.RecordBatch]:
         file = self.files[span.file]
-        where = f"{file.url}: cannot read rows {span.start} to {span.stop}"
+        url = file.url if is_url(file.url) or os.path.isabs(file.url) else f"{self.base}/{file.url}"
+        where = f"{url}: cannot read rows {span.start} to {span.stop}"
         try:
-            with open_input(file.url, options) as handle:
+            with open_input(url, options) as handle:
                 data = footer_bytes(handle)
                 if hashlib.sha256(data).hexdigest() != file.footer_digest:
-                    raise InputError(f"{file.url}: the file has changed since the job was planned")
+                    raise InputError(f"{url}: the file has changed since the job was planned")
                 layout = self._layout(span.file, data)
                 parquet = layout.opened(handle)
                 for number, group, start, stop in layout.parts(span):
-                    where = f"{file.url}: cannot read rows {span.start} to {span.stop} (row group {number})"
+                    where = f"{url}: cannot read rows {span.start} to {span.stop} (row group {number})"
                     if (span.file, number) not in self._at_once:
                         self._at_once[span.file, number] = rows_at_once(handle, layout.columns, group, self._fixed)
                     for batch in _batches(parquet, number, start, stop, self._at_once[span.file, number]):
                         arrays = [batch.column(name) for name in self.columns.names]
                         yield pa.RecordBatch.from_arrays(arrays, schema=self.columns)
         except FileNotFoundError:
-            raise InputError(f"{file.url}: no such file") from None
+            raise InputError(f"{url}: no such file") from None
         except JobError:
             raise
         except Exception as error:  # damaged pages can make the reader raise anything
@@ -310,6 +339,21 @@ def _read_footer(url: str, options: Options | None) -> _Footer:
     return _Footer(file, _without_failure_columns(columns), groups)
 
 
+def described(url: str, local: Path) -> tuple[ManifestFile, RowGroups]:
+    """A file of a manifest that was made here, and that nobody changes.
+
+    Args:
+        url: where it will lie.
+    """
+    with local.open("rb") as handle:
+        version = hashlib.file_digest(handle, "sha256").hexdigest()
+        data = footer_bytes(handle)
+    footer = Footer(data)
+    digest = hashlib.sha256(data).hexdigest()
+    file = ManifestFile(url=url, rows=footer.rows, size=local.stat().st_size, etag=version, footer_digest=digest)
+    return file, _row_groups(footer)
+
+
 def _check_counts(rows: int, groups: RowGroups, size: int) -> None:
     """Whether a footer's numbers can be planned with: a shard for every 500 rows of a forged one fills any memory."""
     held = sum(groups.rows.tolist())
@@ -343,8 +387,13 @@ def _without_failure_columns(schema: pa.Schema) -> pa.Schema:
 # --- columns ----------------------------------------------------------------------------------------------------------
 
 
-def _check_columns(footer: _Footer) -> None:
-    url, names = footer.file.url, footer.schema.names
+def check_columns(url: str, columns: pa.Schema) -> None:
+    """Whether a file has the columns of a manifest of tokens.
+
+    Raises:
+        InputError: it lacks one, has one twice, under a name that the output uses, or of a wrong type.
+    """
+    names = columns.names
     doubled = sorted({name for name in names if names.count(name) > 1})
     if doubled:
         raise InputError(f"{url}: the column {doubled[0]!r} is there {names.count(doubled[0])} times")
@@ -355,8 +404,8 @@ def _check_columns(footer: _Footer) -> None:
     if forbidden:
         raise InputError(f"{url}: the column {forbidden[0]!r} has a name that the output uses; rename or drop it")
     for name, (fits, wanted) in _TYPES.items():
-        if name in names and not fits(footer.schema.field(name).type):
-            raise InputError(f"{url}: the column {name!r} is {footer.schema.field(name).type}, it must be {wanted}")
+        if name in names and not fits(columns.field(name).type):
+            raise InputError(f"{url}: the column {name!r} is {columns.field(name).type}, it must be {wanted}")
 
 
 def _check_same(first: _Footer, other: _Footer) -> None:
@@ -399,7 +448,9 @@ _TYPES: dict[str, tuple[Any, str]] = {
 # --- rows -------------------------------------------------------------------------------------------------------------
 
 
-def check_rows(table: pa.Table, *, job_seed: int, max_tokens: int) -> tuple[list[Row], list[Failure]]:
+def check_rows(
+    table: pa.Table, *, job_seed: int, max_tokens: int, reseeded: Ints | None = None
+) -> tuple[list[Row], list[Failure]]:
     """Sorts the rows of a shard into those that can be synthesised and those that cannot.
 
     The codes of the failures, of which a row gets the first that applies: ``null_id``, ``bad_id`` (not UTF-8),
@@ -409,6 +460,9 @@ def check_rows(table: pa.Table, *, job_seed: int, max_tokens: int) -> tuple[list
 
     A row without a seed gets ``int.from_bytes(sha256(f"{job_seed}:{id}" in UTF-8).digest()[:8], "big")``.
 
+    Args:
+        reseeded: (rows,) of each row the round that gave it another seed, which goes before its own; 0: none did.
+
     Raises:
         Nothing for any value of a row.
     """
@@ -416,6 +470,8 @@ def check_rows(table: pa.Table, *, job_seed: int, max_tokens: int) -> tuple[list
     tokens = _Tokens.of(table["tokens"])
     seeds = _seeds(table["seed"]) if "seed" in table.column_names else [None] * table.num_rows
     problems = tokens.problems(max_tokens)
+    rounds = [0] * table.num_rows if reseeded is None else reseeded.tolist()
+    bits = _seed_bits(table["seed"].type) if "seed" in table.column_names else 64
     rows: list[Row] = []
     failures: list[Failure] = []
     seen: set[str] = set()
@@ -436,13 +492,27 @@ def check_rows(table: pa.Table, *, job_seed: int, max_tokens: int) -> tuple[list
             failures.append(Failure(position, known[0], known[1], code, message))
             continue
         chosen = seed if isinstance(seed, int) else derived_seed(job_seed, row_id)
-        rows.append(Row(position, row_id, voice_id, tokens.of_row(position), chosen))
+        if rounds[position]:
+            chosen = derived_seed(job_seed, row_id, rounds[position]) >> (64 - bits)
+        rows.append(Row(position, row_id, voice_id, tokens.of_row(position), chosen, rounds[position] > 0))
     return rows, failures
 
 
-def derived_seed(job_seed: int, row_id: str) -> int:
-    """The seed of a row that has none: the first 8 bytes of sha256 of ``"{job_seed}:{id}"``, big-endian, unsigned."""
-    return int.from_bytes(hashlib.sha256(f"{job_seed}:{row_id}".encode()).digest()[:8], "big")
+def derived_seed(job_seed: int, row_id: str, tried_in: int = 0) -> int:
+    """The seed of a row that has none: the first 8 bytes of sha256 of ``"{job_seed}:{id}"``, big-endian, unsigned.
+
+    Args:
+        tried_in: the round in which the row got another seed; of ``"{job_seed}:{id}:{tried_in}"`` then.
+    """
+    text = f"{job_seed}:{row_id}:{tried_in}" if tried_in else f"{job_seed}:{row_id}"
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def _seed_bits(kind: pa.DataType) -> int:
+    """How long a seed may be that a column of this type holds exactly, and that is not negative."""
+    if pa.types.is_integer(kind):
+        return int(kind.bit_width) - pa.types.is_signed_integer(kind)
+    return {16: 11, 32: 24, 64: 53}[kind.bit_width]
 
 
 class _Problem(NamedTuple):

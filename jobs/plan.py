@@ -4,6 +4,9 @@ A shard is a run of manifest rows in their order. It has at most ``shard_rows`` 
 ``shard_rows`` average rows: where rows are longer, fewer go into a shard, so that shards take about equally long.
 Lengths are known from Parquet footers only, as a mean per row group.
 
+A finished job may try some rows again (see ``retry``). Its plan then grows: these rows are in one more file of the
+manifest, and in shards after the last one. What was planned before stays as it was.
+
 Nothing here reads a file or depends on time, machine or workers.
 """
 
@@ -13,7 +16,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterable, Iterator, Sequence, Set
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TypeVar
 
@@ -75,25 +78,39 @@ class ShardSet(Set[int]):
 class Plan:
     """All shards of a job, as the row number at which each begins, and the manifest they are cut from.
 
-    Rows are numbered over all files of the manifest, in their order.
+    Rows are numbered over all files of the manifest, in their order. The last ``len(again)`` of them were there before.
+
+    Attributes:
+        starts: (shards + 1,) ascending; the last one is the number of rows.
+        again: (A,) of the rows that are tried again, the number each had at first.
+        reseeded: (A,) of each of these, the round that gave it another seed; 0 where none did.
     """
 
     manifest: Manifest
-    starts: Ints  # (shards + 1,) ascending; the last one is the number of rows
+    starts: Ints
+    again: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
+    reseeded: Ints = field(default_factory=lambda: np.zeros(0, np.int64))
 
     def __len__(self) -> int:
         return len(self.starts) - 1
 
     @property
     def rows(self) -> int:
-        """Rows of all shards: those of the manifest, or the limit."""
+        """Rows of all shards: those of the manifest, or the limit, and those that are tried again."""
         return int(self.starts[-1])
+
+    @property
+    def rows_total(self) -> int:
+        """Rows of the manifest, or the limit."""
+        return self.rows - len(self.again)
 
     @cached_property
     def digest(self) -> str:
-        """Hex sha256 over the manifest's digest and every cut."""
-        head = f"{PLAN_VERSION}:{self.manifest.digest}:".encode()
-        return hashlib.sha256(head + self.starts.astype("<i8").tobytes()).hexdigest()
+        """Hex sha256 over the manifest's digest, every cut, and what is tried again."""
+        digest = hashlib.sha256(f"{PLAN_VERSION}:{self.manifest.digest}:".encode())
+        for numbers in (self.starts, self.again, self.reseeded):
+            digest.update(numbers.astype("<i8").tobytes())
+        return digest.hexdigest()
 
     def shard(self, index: int) -> Shard:
         """Shard number ``index``.
@@ -113,6 +130,33 @@ class Plan:
     def rows_of(self, shards: ShardSet) -> int:
         """Rows of some of its shards together."""
         return int(np.diff(self.starts)[shards.mask].sum())
+
+    def origins(self, shard: Shard) -> tuple[list[str], Ints]:
+        """Where a shard's rows come from: the URL of each one's file and its row number there, tried again or not."""
+        begin = int(self.starts[shard.index]) - self.rows_total
+        if begin < 0:
+            return self.manifest.origins(shard.spans)
+        numbers = self.again[begin : begin + shard.rows].tolist()
+        return self.manifest.origins([span for number in numbers for span in self._spans(number, number + 1)])
+
+    def reseeded_by(self, shard: Shard) -> Ints:
+        """Of each of a shard's rows the round that gave it another seed, or 0."""
+        begin = int(self.starts[shard.index]) - self.rows_total
+        return self.reseeded[begin : begin + shard.rows] if begin >= 0 else np.zeros(shard.rows, np.int64)
+
+    def is_taken_up(self, shard: Shard, urls: Sequence[str], rows: Ints) -> npt.NDArray[np.bool_]:
+        """Which of a shard's rows, given by their origins, are tried again in a later one.
+
+        Raises:
+            KeyError: a URL is none of the manifest's.
+        """
+        # Within a round a row is there once: whatever comes after the shard is of a later one.
+        after = self.again[max(0, int(self.starts[shard.index + 1]) - self.rows_total) :]
+        return np.isin(self.numbers_of(urls, rows), after) if len(after) else np.zeros(len(rows), np.bool_)
+
+    def numbers_of(self, urls: Sequence[str], rows: Ints) -> Ints:
+        """Of rows that are given by their origins, their numbers. KeyError where a URL is none of the manifest's."""
+        return np.array([self._file_begins[url] for url in urls], np.int64) + rows
 
     @property
     def ranges(self) -> int:
@@ -137,22 +181,49 @@ class Plan:
     def _file_ends(self) -> Ints:
         return np.cumsum([file.rows for file in self.manifest.files], dtype=np.int64)
 
+    @cached_property
+    def _file_begins(self) -> dict[str, int]:
+        begins = self._file_ends - [file.rows for file in self.manifest.files]
+        return dict(zip((file.url for file in self.manifest.files), begins.tolist(), strict=True))
+
+    def extended(self, file: ManifestFile, starts: Ints, again: Ints, reseeded: Ints) -> Plan:
+        """The plan with rows that are tried again after it.
+
+        Args:
+            file: holds these rows, (A,).
+            starts: (shards + 1,) of their shards, counted from 0.
+            again, reseeded: of these rows, as the attributes.
+        """
+        # Of a trial the manifest has more rows than are planned: they would be between these and those.
+        files = (*self.manifest.head(self.rows).files, file)
+        return Plan(
+            manifest=Manifest(files=files, columns=self.manifest.columns, base=self.manifest.base),
+            starts=np.concatenate([self.starts, self.rows + starts[1:]]),
+            again=np.concatenate([self.again, again]),
+            reseeded=np.concatenate([self.reseeded, reseeded]),
+        )
+
     def to_bytes(self) -> bytes:
-        """As a Parquet file: the cuts as rows, the manifest's files and columns as metadata."""
+        """As a Parquet file: the numbers as columns, the manifest's files and columns as metadata."""
         files = [asdict(file) for file in self.manifest.files]
         head = {"version": PLAN_VERSION, "digest": self.digest, "files": files}
         metadata = {
             PLAN_KEY: json.dumps(head).encode(),
             b"s3gen.columns": self.manifest.columns.serialize().to_pybytes(),
         }
-        schema = pa.schema([pa.field("start", pa.int64(), nullable=False)], metadata=metadata)
+        columns = {"start": self.starts, "again": self.again, "reseeded": self.reseeded}
+        longest = max(map(len, columns.values()))
+        table = pa.table({name: _padded(numbers, longest) for name, numbers in columns.items()})
         buffer = io.BytesIO()
-        pq.write_table(pa.table([pa.array(self.starts)], schema=schema), buffer, compression="zstd")
+        pq.write_table(table.replace_schema_metadata(metadata), buffer, compression="zstd")
         return buffer.getvalue()
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> Plan:
+    def from_bytes(cls, data: bytes, base: str = "") -> Plan:
         """What ``to_bytes`` gave.
+
+        Args:
+            base: where files lie whose URLs are relative, such as those of rows that are tried again.
 
         Raises:
             InputError: this is no plan, or a damaged one.
@@ -161,13 +232,20 @@ class Plan:
             table = read_parquet(data)
             head = json.loads(table.schema.metadata[PLAN_KEY])
             columns = ipc.read_schema(pa.py_buffer(table.schema.metadata[b"s3gen.columns"]))
-            manifest = Manifest(files=tuple(ManifestFile(**file) for file in head["files"]), columns=columns)
-            plan = cls(manifest=manifest, starts=table["start"].to_numpy())
+            files = tuple(ManifestFile(**file) for file in head["files"])
+            starts, again, reseeded = (table[name].drop_null().to_numpy() for name in ("start", "again", "reseeded"))
+            manifest = Manifest(files=files, columns=columns, base=base)
+            plan = cls(manifest=manifest, starts=starts, again=again, reseeded=reseeded)
         except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as error:
             raise InputError(f"the job's plan cannot be read: {type(error).__name__}: {error}") from None
         if plan.digest != head["digest"]:
             raise InputError(f"the job's plan is damaged: its digest is {plan.digest}, it says {head['digest']}")
         return plan
+
+
+def _padded(numbers: Ints, length: int) -> pa.Array:
+    """With nulls after them."""
+    return pa.concat_arrays([pa.array(numbers, pa.int64()), pa.nulls(length - len(numbers), pa.int64())])
 
 
 def make_plan(manifest: Manifest, shard_rows: int, limit: int | None = None) -> Plan:
@@ -181,11 +259,11 @@ def make_plan(manifest: Manifest, shard_rows: int, limit: int | None = None) -> 
     if limit is not None and limit < 1:
         raise ValueError(f"limit must be 1 or more, not {limit}")
     rows = manifest.rows if limit is None else min(limit, manifest.rows)
-    return Plan(manifest=manifest, starts=_cuts(manifest.groups, rows, shard_rows))
+    return Plan(manifest=manifest, starts=cuts(manifest.groups, rows, shard_rows))
 
 
-def _cuts(groups: Sequence[RowGroups], rows: int, shard_rows: int) -> Ints:
-    """Row numbers at which shards begin, and ``rows``.
+def cuts(groups: Sequence[RowGroups], rows: int, shard_rows: int) -> Ints:
+    """Row numbers at which shards of the first ``rows`` rows begin, and ``rows``.
 
     A shard is closed when it is full: of rows, or of tokens by the mean of the row groups it lies in.
     """

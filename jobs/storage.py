@@ -39,6 +39,7 @@ class Folder:
     def __init__(self, url: str, options: Options | None = None, *, patience: Patience = PATIENT) -> None:
         self.url = absolute_url(url).rstrip("/") or "/"
         self._secrets = secret_texts(options)
+        self._options = options
         self._can_create: bool | None = None
         with self._errors("open", "", writing=False):
             self._store = _store_of(self.url, options, patience)
@@ -52,13 +53,18 @@ class Folder:
         """
         folder = cls.__new__(cls)
         folder.url, folder._store, folder._secrets, folder._can_create = url.rstrip("/"), store, [], None
+        folder._options = None
         return folder
+
+    def elsewhere(self, url: str) -> Folder:
+        """Another folder, reached with the same options."""
+        return Folder(url, self._options)
 
     def with_patience(self, patience: Patience) -> Folder:
         """The same folder over the same connections; requests to a remote store are repeated so long and no longer."""
         store = self._store.with_patience(patience) if isinstance(self._store, RemoteStore) else self._store
         other = Folder.of(store, self.url)
-        other._secrets, other._can_create = self._secrets, self._can_create
+        other._secrets, other._can_create, other._options = self._secrets, self._can_create, self._options
         return other
 
     def __repr__(self) -> str:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import base64
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.ipc as ipc
 
 from jobs.manifest import FAILURE_COLUMNS, Failure, Ints
 
@@ -29,7 +33,47 @@ INDEX_SCHEMA = pa.schema(
         pa.field("problems", pa.string(), nullable=False),  # names of checks, joined by commas; mostly empty
     ]
 )
-DUPLICATES_SCHEMA = pa.schema([INDEX_SCHEMA.field(name) for name in ("id", "voice_id", "shard", "row")])
+DUPLICATES_COLUMNS = ("id", "voice_id", "shard", "row")  # those that the index has
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tables:
+    """The columns of the tables of one job.
+
+    Attributes:
+        index: of the parts that shards leave of it, too; with ``id`` and ``voice_id``.
+        failures: as ``failures_schema`` makes it.
+    """
+
+    index: pa.Schema
+    failures: pa.Schema
+
+    @classmethod
+    def of(cls, job: Mapping[str, Any], columns: pa.Schema) -> Tables:
+        """Those that ``job["schemas"]`` has, packed, under ``table`` and ``failures``; else those of a job of audio.
+
+        Args:
+            columns: of the manifest.
+        """
+        if "schemas" not in job:
+            return cls(index=INDEX_SCHEMA, failures=failures_schema(columns))
+        schemas = job["schemas"]
+        return cls(index=unpacked(schemas["table"]), failures=unpacked(schemas["failures"]))
+
+    @property
+    def duplicates(self) -> pa.Schema:
+        """Of the list of doubled ids."""
+        return pa.schema([field for field in self.index if field.name in DUPLICATES_COLUMNS])
+
+
+def packed(schema: pa.Schema) -> str:
+    """A schema as a text, for JSON."""
+    return base64.b64encode(schema.serialize().to_pybytes()).decode("ascii")
+
+
+def unpacked(text: str) -> pa.Schema:
+    """What ``packed`` was given."""
+    return ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
 def failures_schema(columns: pa.Schema) -> pa.Schema:

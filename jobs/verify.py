@@ -23,7 +23,8 @@ import pyarrow.parquet as pq
 from jobs.checks import inconsistency
 from jobs.config import JobConfig, config_from
 from jobs.errors import InputError, StorageError, StorageUnknown
-from jobs.ledger import DATA, DATA_NAME, DUPLICATES, FAILURES, INDEX, Ledger
+from jobs.layout import DATA, DATA_NAME, DUPLICATES, FAILURES, INDEX
+from jobs.ledger import Ledger
 from jobs.manifest import Failure, Row, check_rows
 from jobs.parquet import read_parquet
 from jobs.plan import Shard

@@ -10,7 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.ledger import FINISHED
+from jobs.layout import FINISHED
 from jobs.storage import Folder
 from tests.chaos.audit import Finding, Output, audit, verified
 from tests.chaos.driver import Driver

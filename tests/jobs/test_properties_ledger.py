@@ -26,7 +26,8 @@ from hypothesis.stateful import (
 
 from jobs.errors import StorageError, StorageUnknown, Unfinished
 from jobs.finish import finalise
-from jobs.ledger import DATA, Ledger
+from jobs.layout import DATA
+from jobs.ledger import Ledger
 from jobs.records import Attempt, CommitRecord
 from jobs.storage import Folder
 from tests.jobs import made_job
