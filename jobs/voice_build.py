@@ -26,20 +26,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from jobs.audiofile import Samples, UnreadableAudio, read_audio
+from jobs.audiofile import Samples, read_audio
 from jobs.batch import trouble_of
 from jobs.errors import InputError, StorageError
-from jobs.inputs import open_input, stat_input
+from jobs.inputs import stat_input
 from jobs.models import open_model
 from jobs.parquet import read_parquet
 from jobs.pulse import Pulse
+from jobs.recordings import Rejected, check_values, opened
 from jobs.storage import Folder
 from jobs.transfer import Fetch
 from jobs.urls import Options, absolute_url, is_url
 from jobs.voice_sources import Source, VoiceFailure
 from jobs.voices import FORMAT_VERSION, METADATA_KEY, ROW_GROUP_VOICES, SCHEMA, VOICE_COLUMNS, VoiceTable
 from s3gen import S3GenModel
-from s3gen.constants import LOUDEST, MEL_BINS
+from s3gen.constants import MEL_BINS
 from s3gen.voice import RefDict, Voice
 
 PART_VOICES = 256
@@ -168,9 +169,9 @@ class VoiceMaker:
             if source.voice_id in known:
                 if known[source.voice_id] == digest:
                     return None
-                raise _Rejected("voice_exists", "the table has this voice_id from another clip; choose another id")
+                raise Rejected("voice_exists", "the table has this voice_id from another clip; choose another id")
             _check_clip(samples, rate)
-        except _Rejected as rejection:
+        except Rejected as rejection:
             return row | {"error": rejection.code, "message": str(rejection)}
         return _Clip(row=row, digest=digest, samples=samples, rate=rate)
 
@@ -391,37 +392,22 @@ class _Embedded:
                 yield entry
 
 
-class _Rejected(Exception):
-    def __init__(self, code: str, message: str) -> None:
-        super().__init__(message)
-        self.code = code
-
-
 def _read_clip(url: str, options: Options | None, seconds: float) -> tuple[str, Samples, int]:
-    try:
-        with open_input(url, options) as file:
-            digest = hashlib.sha256()
-            while block := file.read(HASH_BLOCK):
-                digest.update(block)
-            file.seek(0)
-            samples, rate = read_audio(file, seconds)
-    except FileNotFoundError:
-        raise _Rejected("not_found", "no such file") from None
-    except (UnreadableAudio, StorageError, OSError, InputError) as error:
-        raise _Rejected("unreadable", str(error)) from None
+    with opened(url, options) as file:
+        digest = hashlib.sha256()
+        while block := file.read(HASH_BLOCK):
+            digest.update(block)
+        file.seek(0)
+        samples, rate = read_audio(file, seconds)
     return digest.hexdigest(), samples, rate
 
 
 def _check_clip(samples: Samples, rate: int) -> None:
     if len(samples) < MIN_SECONDS * rate:
-        raise _Rejected("too_short", f"{len(samples) / rate:.3f} s; {MIN_SECONDS} s is the least")
-    if not np.isfinite(samples).all():
-        place = int(np.flatnonzero(~np.isfinite(samples))[0])
-        raise _Rejected("not_finite", f"the sample at {place / rate:.3f} s is {samples[place]}")
+        raise Rejected("too_short", f"{len(samples) / rate:.3f} s; {MIN_SECONDS} s is the least")
+    check_values(samples, rate)
     if (peak := float(np.abs(samples).max())) < SILENCE:
-        raise _Rejected("silent", f"the loudest sample is {peak:.2g} of full scale")
-    if peak > LOUDEST:  # what overflows in one clip is not finite in the whole group
-        raise _Rejected("too_loud", f"the loudest sample is {peak:.2g} of full scale; {LOUDEST:.2g} is the most")
+        raise Rejected("silent", f"the loudest sample is {peak:.2g} of full scale")
 
 
 def _report(parts: Folder, name: str, sources: int) -> PartReport:

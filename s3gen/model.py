@@ -188,6 +188,33 @@ class S3GenModel(nn.Module):
         return pad_rows(rows), on_device(torch.tensor([len(row) for row in rows]), self.device)
 
     @torch.no_grad()
+    def tokenize_clips(self, wavs: Sequence[Wav], rates: Rate | Sequence[Rate]) -> list[Tensor]:
+        """Speech tokens of many clips of any lengths and rates, in batches whose memory is bounded.
+
+        A clip's tokens do not depend on the others. They are those of `tokenize`, but that a clip of over 30 s has all
+        of them: one per 640 samples at 16 kHz that are begun.
+
+        Args:
+            wavs: (L,) float in -1 .. 1 each.
+            rates: their rates in Hz, one for all or one each.
+
+        Returns:
+            For each clip (T,) int64, on the model's device.
+
+        Raises:
+            ValueError: as `embed_refs`.
+        """
+        least = {TOKENIZER_RATE: TOKENIZER_MIN_SAMPLES}
+        clips = Clips(wavs, _one_each(rates, wavs), names=_places(wavs), least=least, dtype=self.dtype)
+        tokens: dict[int, Tensor] = {}
+        frames = [samples // TOKENIZER_HOP for samples in clips.lengths(TOKENIZER_RATE)]
+        for batch in plan_batches(frames, batch_frames(self.device)):
+            with strict_float32(self.device):
+                (heard,) = clips.hear(batch, [TOKENIZER_RATE], self.device)
+                tokens.update(zip(batch, self.tokenizer.encode(heard, whole=True), strict=True))
+        return [tokens[row] for row in range(len(clips))]
+
+    @torch.no_grad()
     def embed_ref(self, ref_wav: Tensor | np.ndarray, ref_sr: int) -> dict[str, Tensor]:
         """What the model needs to know of a voice.
 
@@ -225,10 +252,7 @@ class S3GenModel(nn.Module):
             ValueError: as `tokenize`, with the place of the clip, before anything is computed; or lists of different
                 lengths.
         """
-        each = list(rates) if isinstance(rates, Sequence | np.ndarray) else [rates] * len(wavs)
-        if len(each) != len(wavs):
-            raise ValueError(f"{len(wavs)} clips and {len(each)} rates do not match")
-        return self._embed(wavs, each, [f"wavs[{row}]" for row in range(len(wavs))])
+        return self._embed(wavs, _one_each(rates, wavs), _places(wavs))
 
     def _embed(self, wavs: Sequence[Wav], rates: Sequence[Rate], names: Sequence[str]) -> list[dict[str, Tensor]]:
         least = {TOKENIZER_RATE: SPEAKER_MIN_SAMPLES, SAMPLE_RATE: PROMPT_MIN_SAMPLES}
@@ -473,6 +497,17 @@ def _ref(tokens: Tensor, mel: Tensor, embedding: Tensor) -> dict[str, Tensor]:
         "prompt_feat_len": torch.full((1,), frames, device=mel.device),
         "embedding": embedding[None],
     }
+
+
+def _one_each(rates: Rate | Sequence[Rate], wavs: Sequence[Wav]) -> list[Rate]:
+    each = list(rates) if isinstance(rates, Sequence | np.ndarray) else [rates] * len(wavs)
+    if len(each) != len(wavs):
+        raise ValueError(f"{len(wavs)} clips and {len(each)} rates do not match")
+    return each
+
+
+def _places(wavs: Sequence[Wav]) -> list[str]:
+    return [f"wavs[{row}]" for row in range(len(wavs))]
 
 
 def _describes_voices(name: str) -> bool:

@@ -75,13 +75,17 @@ class SpeechTokenizer(nn.Module):
         rows = self.encode([wav.to(device) for wav in wavs])
         return pad_rows(rows), on_device(torch.tensor([len(row) for row in rows]), device)
 
-    def encode(self, wavs: Sequence[Tensor]) -> list[Tensor]:
+    def encode(self, wavs: Sequence[Tensor], *, whole: bool = False) -> list[Tensor]:
         """`forward` of clips that are known to be good and lie on the module's device, without waiting for it.
+
+        Args:
+            wavs: as for `forward`.
+            whole: as for `split_windows`.
 
         Returns:
             Each clip's tokens (L,).
         """
-        clips = [split_windows(mel) for mel in self.mel.batch(wavs)]
+        clips = [split_windows(mel, whole=whole) for mel in self.mel.batch(wavs)]
         codes = iter(self._encode_windows([window for windows in clips for window in windows]))
         return [merge_windows([next(codes) for _ in windows]) for windows in clips]
 
@@ -99,11 +103,16 @@ def token_count(frames: int) -> int:
     return -(-frames // TOKENIZER_FRAMES_PER_TOKEN)
 
 
-def split_windows(mel: Tensor) -> list[Tensor]:
-    """A clip's mel (T, M) as it is up to 30 s, else as windows of 30 s, one every 26 s while there is any left."""
+def split_windows(mel: Tensor, *, whole: bool = False) -> list[Tensor]:
+    """A clip's mel (T, M) as it is up to 30 s, else as windows of 30 s, one every 26 s while there is any left.
+
+    Args:
+        whole: leave out a last window that the one before it holds, too, so that merged they lose nothing.
+    """
     if len(mel) <= WINDOW_FRAMES:
         return [mel]
-    starts = range(0, len(mel), WINDOW_FRAMES - OVERLAP_FRAMES)
+    end = len(mel) - OVERLAP_FRAMES if whole else len(mel)
+    starts = range(0, end, WINDOW_FRAMES - OVERLAP_FRAMES)
     return [mel[start : start + WINDOW_FRAMES] for start in starts]
 
 
@@ -111,7 +120,7 @@ def merge_windows(codes: Sequence[Tensor]) -> Tensor:
     """A clip's tokens from those of its windows: where two meet, each gives up its last or first 2 s.
 
     As in the reference (s3tokenizer 0.3.0, utils.py), a last window of under 4 s gives them up although there is
-    nothing beyond to make up for it, so that such a clip loses up to 2 s at that seam.
+    nothing beyond to make up for it, so that such a clip loses up to 2 s at that seam; unless it was left out.
 
     Args:
         codes: (L,) for each window, in order.
