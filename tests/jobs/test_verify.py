@@ -304,7 +304,7 @@ def test_a_tar_that_ends_early_or_lost_a_member_is_found(tmp_path: Path, manifes
 
 
 def test_endless_damage_is_counted_and_the_first_of_it_kept(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.verify.MAX_FINDINGS", 3)
+    monkeypatch.setattr("jobs.findings.MAX_FINDINGS", 3)
     for name in ledger.folder.list("audio/"):
         ledger.folder.delete(name)
     for number in range(5):

@@ -1,0 +1,177 @@
+"""Shards of audio, held against their part of the index and against the manifest."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.checks import inconsistency
+from jobs.config import JobConfig, config_from
+from jobs.errors import InputError, StorageError
+from jobs.findings import Finding, Verification
+from jobs.ledger import Ledger
+from jobs.manifest import Failure, Row, check_rows
+from jobs.plan import Shard
+from jobs.records import CommitRecord, StoredFile, ids_digest
+from jobs.urls import Options
+from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
+
+
+class AudioContents:
+    """What the shards of a job of speech hold.
+
+    Args:
+        options: storage options, for the manifest.
+        result: gets the number of clips, and notes.
+    """
+
+    def __init__(self, ledger: Ledger, options: Options | None, result: Verification) -> None:
+        self._plan, self._options, self._result = ledger.plan, options, result
+        self._config = config_from(ledger.job["config"])
+
+    def samples(self, index: pa.Table) -> int:
+        """Of a shard's part of the index, what its record counts."""
+        return sum(index["samples"].to_pylist())
+
+    def check(
+        self, record: CommitRecord, index: pa.Table, failed: Sequence[int | None], contents: Mapping[str, bytes]
+    ) -> Iterator[Finding]:
+        """Everything about one shard that is not known from its record and tables alone.
+
+        Args:
+            failed: the positions in the shard of the rows of its part of the failures; None where it has no such row.
+            contents: its files by name, as far as they could be read.
+        """
+        shards = set(index["shard"].to_pylist())
+        if record.audio is not None and shards - {record.audio.name}:
+            message = f"the index names {sorted(shards)}, the record {record.audio.name}"
+            yield Finding("index", f"shard {record.shard}", message)
+        yield from _check_measures(record, index, self._config)
+        if record.audio is not None and record.audio.name in contents:
+            yield from self._clips(record.audio, contents[record.audio.name], index)
+        yield from self._rows(self._plan.shard(record.shard), record, index, failed)
+
+    def _clips(self, file: StoredFile, data: bytes, index: pa.Table) -> Iterator[Finding]:
+        expected = index.to_pylist()
+        found = 0
+        try:
+            for row_id, clip in _stored_clips(file.name, data):
+                if found < len(expected):
+                    yield from _check_clip(file.name, found, row_id, clip, expected[found])
+                found += 1
+        except (pa.ArrowException, OSError, tarfile.TarError, ValueError, KeyError) as error:
+            yield Finding("unreadable_file", file.name, f"after {found} clips: {type(error).__name__}: {error}")
+            return
+        self._result.rows_checked += found
+        if found != len(expected):
+            yield Finding("audio", file.name, f"{found} clips, the index has {len(expected)} rows")
+
+    def _rows(
+        self, shard: Shard, record: CommitRecord, index: pa.Table, failed: Sequence[int | None]
+    ) -> Iterator[Finding]:
+        """Whether each manifest row of the shard is there once, as itself."""
+        where = f"shard {shard.index}"
+        try:
+            table = self._plan.manifest.read(shard.spans, self._options)
+        except (InputError, StorageError) as error:
+            self._result.note(f"rows were not held against the manifest: {error}")
+            return
+        if ids_digest(table["id"]) != record.ids:
+            yield Finding("ids", where, "the ids that were committed are not those of the manifest's rows")
+        rows, unusable = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
+        yield from _match_rows(where, rows, unusable, failed, index)
+
+
+def _check_measures(record: CommitRecord, index: pa.Table, config: JobConfig) -> Iterator[Finding]:
+    for entry in index.to_pylist():
+        wrong = inconsistency(entry, config)
+        if wrong is not None:
+            yield Finding("index", f"shard {record.shard}", f"{entry['id']!r}: {wrong}")
+
+
+def _stored_clips(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
+    """Id and stored audio of each row of a shard file."""
+    if name.endswith(".parquet"):
+        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(
+            batch_size=64, columns=["id", "audio"], use_threads=False
+        ):
+            for row in batch.to_pylist():
+                yield row["id"], row["audio"]["bytes"]
+        return
+    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
+        clip: tuple[str, bytes] | None = None
+        for member in tar:
+            key, _, suffix = member.name.partition(".")
+            content = tar.extractfile(member)
+            if content is None:
+                raise ValueError(f"{member.name} is not a file")
+            if suffix != "json":
+                clip = (key, content.read())
+            elif clip is None or clip[0] != key:
+                raise ValueError(f"{member.name} does not follow its audio")
+            else:
+                yield json.load(content)["id"], clip[1]
+                clip = None
+        if clip is not None:
+            raise ValueError(f"{clip[0]} has no json")
+
+
+def _check_clip(name: str, at: int, row_id: str, clip: bytes, entry: dict[str, Any]) -> Iterator[Finding]:
+    # Lazily: status and plan need no audio library.
+    import soundfile
+
+    where = f"{name} row {at}"
+    if (row_id, at) != (entry["id"], entry["row"]):
+        yield Finding("index", where, f"holds {row_id!r}, the index says {entry['id']!r} in row {entry['row']}")
+    if hashlib.sha256(clip).hexdigest() != entry["sha256"]:
+        yield Finding("audio", where, f"{row_id!r}: the sha256 of its audio is not the index's")
+    samples: int = entry["samples"]
+    if entry["duration"] != samples / SAMPLE_RATE:
+        yield Finding("index", where, f"{row_id!r}: {samples} samples, but a duration of {entry['duration']} s")
+    try:
+        wave, rate = soundfile.read(io.BytesIO(clip), dtype="float32", always_2d=True)
+    except (soundfile.SoundFileError, OSError, ValueError) as error:
+        yield Finding("audio", where, f"{row_id!r} does not decode: {error}")
+        return
+    if rate != SAMPLE_RATE or wave.shape != (samples, 1):
+        stored = f"{wave.shape[0]} samples of {wave.shape[1]} channels at {rate} Hz"
+        yield Finding("length", where, f"{row_id!r}: {stored}, the index says {samples} at {SAMPLE_RATE} Hz")
+
+
+def _match_rows(
+    where: str, rows: list[Row], unusable: list[Failure], failed: Sequence[int | None], index: pa.Table
+) -> Iterator[Finding]:
+    known = Counter(at for at in failed if at is not None)
+    if None in failed:
+        yield Finding("row_unknown", where, f"{failed.count(None)} failures are of rows that the plan puts elsewhere")
+    for at, times in known.items():
+        if times > 1:
+            yield Finding("row_twice", where, f"row {at} of the shard is in the failures {times} times")
+    for failure in unusable:
+        if failure.position not in known:
+            yield Finding("row_missing", where, f"{failure.id!r} ({failure.error}) is not in the failures")
+    made = {row.id: row for row in rows if row.position not in known}
+    seen: Counter[str] = Counter()
+    for entry in index.select(["id", "voice_id", "samples"]).to_pylist():
+        seen[entry["id"]] += 1
+        row = made.get(entry["id"])
+        if row is None:
+            yield Finding("row_unknown", where, f"{entry['id']!r} is in the index, but is no row to be made here")
+        elif entry["voice_id"] != row.voice_id:
+            yield Finding("index", where, f"{row.id!r} has the voice {entry['voice_id']!r}, not {row.voice_id!r}")
+        elif entry["samples"] != SAMPLES_PER_TOKEN * len(row.tokens):
+            wanted = SAMPLES_PER_TOKEN * len(row.tokens)
+            yield Finding("length", where, f"{row.id!r} has {entry['samples']} samples, its tokens make {wanted}")
+    for row_id in made:
+        if not seen[row_id]:
+            yield Finding("row_missing", where, f"{row_id!r} was neither made nor failed")
+        elif seen[row_id] > 1:
+            yield Finding("row_twice", where, f"{row_id!r} is in the index {seen[row_id]} times")
