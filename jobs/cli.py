@@ -18,6 +18,7 @@ COMMANDS = (
     "voices",
     "plan",
     "synth",
+    "submit",
     "status",
     "resume",
     "verify",

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from s3gen import S3GenModel, Voice
+from tests.jobs.ray_head import ray_head  # noqa: F401 - a fixture of several modules
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # The tiny model's tensors are so small that a second thread costs more than it brings.

@@ -1,0 +1,87 @@
+"""`s3gen submit`."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import click
+
+from jobs.command import (
+    FINISHED,
+    Context,
+    command,
+    config_argument,
+    folders,
+    limit_option,
+    manifest_option,
+    overrides_of,
+    set_option,
+)
+
+
+@click.command()
+@config_argument
+@click.option("--address", required=True, metavar="URL", help="Of the cluster's dashboard: http://HEAD:8265.")
+@set_option
+@manifest_option
+@limit_option
+@click.option(
+    "--working-dir",
+    metavar="DIR",
+    shell_complete=folders,
+    help="A folder that travels along, such as a clone of this project.",
+)
+@click.option("--storage-options", metavar="FILE", help="Absolute path of such a file on the cluster's head.")
+@click.option("--no-wait", is_flag=True, help="Print the submission's id and leave.")
+@command
+def submit(
+    context: Context,
+    config: str,
+    address: str,
+    changes: tuple[str, ...],
+    manifest: str | None,
+    limit: int | None,
+    working_dir: str | None,
+    storage_options: str | None,
+    no_wait: bool,
+) -> int:
+    """Run the job of a configuration file on a Ray cluster, through Ray's job API.
+
+    The configuration is checked here and sent; on the cluster's head `s3gen synth` runs it, with ray_address: auto. Its
+    log is shown here, and its exit code is this command's. Ctrl-C leaves the job running. Submitted again, a job that
+    was stopped goes on.
+
+    Every machine of the cluster needs this package, and local paths have to be there too. Credentials are not sent: the
+    cluster has them in the environment in which it was started, or in a file. What DIR holds can be read by everybody
+    who reaches the dashboard; what its .gitignore names, .git and .venv stay here.
+
+    \b
+    Examples:
+      s3gen submit my_job.yaml --address http://10.0.0.5:8265 --set workers=auto
+      s3gen submit my_job.yaml --address http://localhost:8265 --limit 100 --no-wait
+
+    \b
+    Exit codes:
+      0  every row was made; with --no-wait: the cluster has the job
+      1  not finished: submit it again; or this command lost the job, or was interrupted, and the job goes on
+      2  bad input or configuration, or no cluster that takes it
+      3  finished, with rows in the failures table or doubled ids
+    """
+    from jobs.config import load_config
+    from jobs.submit import SubmitOrder, local_paths
+    from jobs.submit import submit as send
+
+    # A file of the cluster's goes before whatever the configuration names.
+    instead = [] if storage_options is None else ["storage_options={}"]
+    job = load_config(config, [*overrides_of(changes, manifest), *instead])
+    for key, path in local_paths(job).items():
+        click.echo(f"{key}: {path} has to be that on every machine of the cluster", err=True)
+    sent = send(
+        SubmitOrder(config=job, address=address, limit=limit, working_dir=working_dir, storage_options=storage_options)
+    )
+    if no_wait:
+        click.echo(sent.id)
+        click.echo(sent.hints(), err=True)
+        return FINISHED
+    click.echo(f"{sent.id} runs on {address}; Ctrl-C leaves it running", err=True)
+    return sent.follow(partial(click.echo, nl=False))

@@ -1,0 +1,298 @@
+"""`s3gen submit`: what travels and what does not, lost connections, exit codes, a real head."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ray.job_submission import JobStatus
+
+from jobs import submit as room
+from jobs.config import JobConfig, load_config
+from jobs.errors import InputError, JobError, Unfinished
+from jobs.head import connect
+from jobs.submit import SubmitOrder, Submitted, local_paths, pack, submit
+from tests.jobs.command import cli
+from tests.jobs.inputs import good_rows, write_config, write_manifest
+
+SECRET = "wJalrXUtnFEMI-K7MDENG"
+
+
+@pytest.fixture(name="job")
+def _job(tmp_path: Path) -> Callable[..., Path]:
+    def write(**values: Any) -> Path:
+        paths = {"manifest": tmp_path / "m.parquet", "voices": tmp_path / "v.parquet", "output": tmp_path / "out"}
+        return write_config(tmp_path / "job.yaml", **{key: str(path) for key, path in paths.items()} | values)
+
+    return write
+
+
+def order(config: Path, **values: Any) -> SubmitOrder:
+    return SubmitOrder(config=load_config(config), address="http://127.0.0.1:1", **values)
+
+
+# --- what travels -----------------------------------------------------------------------------------------------------
+
+
+def test_cluster_runs_another_configuration_than_the_one_that_was_checked(
+    job: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = job(manifest="m.parquet", seed=2**64 - 1, ray_address="10.0.0.1:6379", engine={"prompt_seconds": 2.5})
+    folder = tmp_path / "package"
+    folder.mkdir()
+    sent = order(config)
+    pack(sent, folder)
+    assert [path.name for path in folder.iterdir()] == ["job.yaml"]
+    monkeypatch.chdir("/")
+    assert load_config(folder / "job.yaml") == sent.config.model_copy(update={"ray_address": "auto"})
+
+
+def test_working_directory_loses_files_or_keeps_its_own_configuration(job: Callable[..., Path], tmp_path: Path) -> None:
+    code, folder = tmp_path / "code", tmp_path / "package"
+    (code / "jobs").mkdir(parents=True)
+    (code / "jobs/x.py").write_text("x = 1")
+    (code / ".gitignore").write_text("build/\n")
+    (code / "job.yaml").write_text("model: another\n")
+    folder.mkdir()
+    pack(order(job(), working_dir=str(code)), folder)
+    assert sorted(path.name for path in folder.iterdir()) == [".gitignore", "job.yaml", "jobs"]
+    assert (folder / "jobs/x.py").read_text() == "x = 1"
+    assert load_config(folder / "job.yaml").model == "random:tiny"
+    assert (code / "job.yaml").read_text() == "model: another\n"
+
+
+@pytest.mark.parametrize(
+    ("values", "given", "named"),
+    [
+        ({"storage_options": {"secret": SECRET}}, {}, "storage_options"),
+        ({}, {"storage_options": "options.yaml"}, "--storage-options"),
+    ],
+)
+def test_credentials_are_sent_or_looked_for_in_the_package(
+    job: Callable[..., Path], values: dict[str, Any], given: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(InputError, match=named) as caught:
+        submit(order(job(**values), **given))
+    assert SECRET not in str(caught.value)
+
+
+def test_local_path_is_a_surprise_on_the_cluster(job: Callable[..., Path], tmp_path: Path) -> None:
+    config = load_config(job(output="s3://bucket/out", model="owner/name"))
+    assert local_paths(config) == {"manifest": str(tmp_path / "m.parquet"), "voices": str(tmp_path / "v.parquet")}
+
+
+def test_missing_working_directory_gives_a_traceback(job: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--working-dir .*/none: .*No such file"):
+        submit(order(job(), working_dir=str(tmp_path / "none")))
+
+
+# --- the head ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:8265", "ray://127.0.0.1:10001", "auto", "http://", "http://h:x", "http://u:p4ssw@h:8265"]
+)
+def test_address_of_another_kind_hangs_or_is_shown_with_its_password(address: str) -> None:
+    with pytest.raises(InputError, match=r"http://HEAD:8265") as caught:
+        connect(address)
+    assert "p4ssw" not in str(caught.value)
+
+
+def test_dead_head_is_tried_for_minutes(job: Callable[..., Path]) -> None:
+    result = cli("submit", job(), "--address", "http://127.0.0.1:1")
+    assert result.exit_code == 2
+    assert "no Ray dashboard answers there" in result.output
+    assert "ssh -L" in result.output
+
+
+class Guarded(BaseHTTPRequestHandler):
+    """A dashboard that asks for a token."""
+
+    def do_GET(self) -> None:
+        self.send_error(401, "Missing authentication token")
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+def test_cluster_that_asks_for_a_token_gives_a_traceback() -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(InputError, match="asks for its token; set RAY_AUTH_MODE=token"):
+            connect(f"http://127.0.0.1:{server.server_port}")
+        server.shutdown()
+
+
+# --- following --------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Info:
+    status: JobStatus
+    driver_exit_code: int | None
+    message: str | None = None
+
+
+@dataclass
+class FakeClient:
+    """A head that loses the connection after so many characters of the log, once for each number."""
+
+    end: Info
+    log: str = "one\ntwo\nthree\n"
+    cuts: list[int] = field(default_factory=list)
+    lost_for: int = 0  # requests that fail after a cut
+
+    async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+        stop = self.cuts.pop(0) if self.cuts else None
+        for letter in self.log[:stop]:
+            yield letter
+        if stop is not None:
+            raise RuntimeError("WebSocket connection closed unexpectedly")
+
+    def get_job_info(self, job_id: str) -> Info:
+        if self.lost_for:
+            self.lost_for -= 1
+            raise ConnectionError("no route")
+        return self.end
+
+    def get_job_logs(self, job_id: str) -> str:
+        return self.log
+
+
+def followed(client: FakeClient) -> tuple[int, str]:
+    shown: list[str] = []
+    code = Submitted(client, "s3gen-1", "http://h:8265").follow(shown.append)  # type: ignore[arg-type]
+    return code, "".join(shown)
+
+
+@pytest.fixture(name="hurried")
+def _hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room.time, "sleep", lambda seconds: None)
+
+
+@pytest.mark.parametrize("code", [0, 1, 2, 3])
+def test_exit_code_becomes_another(code: int) -> None:
+    status = JobStatus.FAILED if code else JobStatus.SUCCEEDED
+    assert followed(FakeClient(Info(status, code))) == (code, "one\ntwo\nthree\n")
+
+
+def test_lost_connection_ends_the_command_or_shows_lines_twice(hurried: None) -> None:
+    client = FakeClient(Info(JobStatus.SUCCEEDED, 0), cuts=[5, 2, 8], lost_for=1)
+    assert followed(client) == (0, "one\ntwo\nthree\n")
+
+
+def test_end_of_the_log_is_missing_when_the_job_ends_first() -> None:
+    class Early(FakeClient):
+        async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+            yield self.log[:4]
+
+    assert followed(Early(Info(JobStatus.SUCCEEDED, 0)))[1] == "one\ntwo\nthree\n"
+
+
+def test_head_that_is_gone_is_waited_for_without_end(hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "PATIENCE_SECONDS", 0.05)
+    with pytest.raises(Unfinished, match="ray job logs --address http://h:8265 --follow s3gen-1"):
+        followed(FakeClient(Info(JobStatus.SUCCEEDED, 0), cuts=[1] * 10**6))
+
+
+def test_silent_head_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Silent(FakeClient):
+        asked = 0
+
+        async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
+            yield "one\n"
+            await asyncio.Event().wait()
+
+        def get_job_status(self, job_id: str) -> JobStatus:
+            self.asked += 1
+            return JobStatus.RUNNING if self.asked < 3 else JobStatus.SUCCEEDED
+
+    monkeypatch.setattr(room, "QUIET_SECONDS", 0.01)
+    client = Silent(Info(JobStatus.SUCCEEDED, 0))
+    assert followed(client) == (0, client.log)
+    assert client.asked == 3
+
+
+@pytest.mark.parametrize(
+    ("info", "error", "said"),
+    [
+        (Info(JobStatus.STOPPED, None), JobError, "was stopped"),
+        (Info(JobStatus.FAILED, None, "no such runtime_env"), JobError, "no such runtime_env"),
+        (Info(JobStatus.FAILED, 127), InputError, "no command s3gen"),
+        (Info(JobStatus.FAILED, -9), JobError, "ended from outside, with exit code -9"),
+    ],
+)
+def test_end_that_is_none_of_synths_passes_for_one(info: Info, error: type[JobError], said: str) -> None:
+    with pytest.raises(error, match=said) as caught:
+        followed(FakeClient(info))
+    assert caught.value.exit_code == error.exit_code
+
+
+def test_interrupt_does_not_say_that_the_job_goes_on() -> None:
+    def interrupt(text: str) -> None:
+        raise KeyboardInterrupt
+
+    client = FakeClient(Info(JobStatus.SUCCEEDED, 0))
+    with pytest.raises(Unfinished, match=r"goes on without this command\n.*--follow s3gen-1\n.*ray job stop"):
+        Submitted(client, "s3gen-1", "http://h:8265").follow(interrupt)  # type: ignore[arg-type]
+
+
+# --- a real head ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(name="no_detour")
+def _no_detour(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Ray's client would go there, whatever address it is given.
+    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+
+
+def configured(folder: Path, table: Path, rows: dict[str, list[Any]]) -> JobConfig:
+    folder.mkdir()
+    paths = {"voices": str(table), "output": str(folder / "out"), "manifest": str(folder / "m.parquet")}
+    if rows:
+        write_manifest(folder / "m.parquet", rows)
+    return load_config(write_config(folder / "job.yaml", **paths, batch={"max_frames": 4096}))
+
+
+def test_exit_code_is_lost_on_the_way_or_a_credential_is_not(
+    ray_head: str, no_detour: None, table: Path, tmp_path: Path
+) -> None:
+    broken = good_rows(2)
+    broken["voice_id"][1] = "nobody"
+    jobs: dict[int, dict[str, list[Any]]] = {2: {}, 3: broken}
+    code = tmp_path / "code"
+    code.mkdir()
+    (code / "notes.txt").write_text("to be there")
+
+    def run(wanted: int) -> tuple[int, str, str]:
+        config = configured(tmp_path / str(wanted), table, jobs[wanted])
+        sent = submit(SubmitOrder(config=config, address=ray_head, working_dir=str(code)))
+        shown: list[str] = []
+        return sent.follow(shown.append), "".join(shown), sent.id
+
+    # The documentation has one that ends with 0.
+    with ThreadPoolExecutor(len(jobs)) as threads:
+        results = dict(zip(jobs, threads.map(run, jobs), strict=True))
+    assert {wanted: code for wanted, (code, _, _) in results.items()} == {2: 2, 3: 3}, results
+    assert "error: " in results[2][1]
+    assert "failed: 1 row" in results[3][1]
+    assert (tmp_path / "3/out/failures.parquet").exists()
+    assert json.loads((tmp_path / "3/out/job.json").read_text())["config"]["ray_address"] == "auto"
+    assert_no_secret(ray_head, results[3][2])
+
+
+def assert_no_secret(address: str, job_id: str) -> None:
+    """In what the dashboard shows of a job."""
+    shown = connect(address).get_job_info(job_id)
+    assert SECRET not in shown.model_dump_json()
+    assert shown.entrypoint == "s3gen synth job.yaml"
