@@ -22,7 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -250,7 +250,7 @@ def _driver_end(ledger: Ledger) -> dict[str, Any]:
         match task:
             case Gather():
                 shards = len(ledger.plan.range(task.range))
-                tally = Tally(shards=shards, rows_done=0, rows_failed=0, samples=0, busy=((EPOCH, EPOCH + 1),))
+                tally = replace(Tally.of([]), shards=shards, busy=((EPOCH, EPOCH + 1),))
                 ends = np.arange(1, count + 1, dtype=np.int64)
                 return Gathered(task.range, tally, Part(name="p", bytes=1, rows=1), None, Grouped(name="i", ends=ends))
             case Compare():

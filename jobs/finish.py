@@ -283,6 +283,11 @@ def _make_tables(ledger: Ledger, work: Work) -> Summary:
         rows_failed=tally.rows_failed,
         duplicates=sum(part.rows for part in doubled),
         samples=tally.samples,
+        errors=tally.errors,
+        problems=tally.problems,
+        retries=tally.retries,
+        positions=tally.positions,
+        padding=tally.padding,
         speed=tally.speed,
         finished_at=time.time(),
     )

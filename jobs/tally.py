@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from jobs.records import CommitRecord
@@ -16,6 +17,10 @@ class Tally:
     """Sums over some commit records.
 
     Attributes:
+        errors: rows that failed, by code.
+        problems: rows that were made and do not pass a check, by its name.
+        retries: how often their shards were handed out beyond the first time.
+        positions, padding: of the vocoder, as the records have them.
         busy: when at least one of their shards was in work: apart from each other, ascending.
     """
 
@@ -23,6 +28,11 @@ class Tally:
     rows_done: int
     rows_failed: int
     samples: int
+    errors: dict[str, int]
+    problems: dict[str, int]
+    retries: int
+    positions: int
+    padding: int
     busy: tuple[Interval, ...]
 
     @classmethod
@@ -37,6 +47,11 @@ class Tally:
             rows_done=sum(record.rows_done for record in records),
             rows_failed=sum(record.rows_failed for record in records),
             samples=sum(record.samples for record in records),
+            errors=summed(record.errors for record in records),
+            problems=summed(record.problems for record in records),
+            retries=sum(record.tries - 1 for record in records),
+            positions=sum(record.positions for record in records),
+            padding=sum(record.padding for record in records),
             busy=joined(((record.started_at, record.finished_at) for record in records), gap),
         )
 
@@ -50,6 +65,11 @@ class Tally:
                 rows_done=sums.rows_done + each.rows_done,
                 rows_failed=sums.rows_failed + each.rows_failed,
                 samples=sums.samples + each.samples,
+                errors=summed([sums.errors, each.errors]),
+                problems=summed([sums.problems, each.problems]),
+                retries=sums.retries + each.retries,
+                positions=sums.positions + each.positions,
+                padding=sums.padding + each.padding,
                 busy=joined((*sums.busy, *each.busy)),
             )
         return sums
@@ -74,6 +94,14 @@ class Tally:
         return self.audio_seconds / busy if busy > 0 else 0.0
 
 
+def summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Counts added up by their names, which come in order."""
+    total: Counter[str] = Counter()
+    for each in counts:
+        total.update(each)
+    return dict(sorted(total.items()))
+
+
 def joined(intervals: Iterable[Interval], gap: float = 0.0) -> tuple[Interval, ...]:
     """The union of intervals, with gaps of up to ``gap`` closed: apart, ascending."""
     found: list[Interval] = []
@@ -95,6 +123,11 @@ class Summary:
     rows_failed: int
     duplicates: int  # rows whose id an earlier shard has too
     samples: int
+    errors: dict[str, int]  # rows that failed, by code
+    problems: dict[str, int]  # rows that were made and do not pass a check, by its name
+    retries: int  # how often shards were handed out beyond the first time
+    positions: int  # that the vocoder was given, padding included; of the tries that count
+    padding: int  # among them
     speed: float  # seconds of audio per second in which at least one shard was in work
     finished_at: float
 
