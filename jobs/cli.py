@@ -22,6 +22,7 @@ COMMANDS = (
     "status",
     "resume",
     "verify",
+    "report",
     "completion",
 )
 

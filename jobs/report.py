@@ -1,0 +1,118 @@
+"""The report of a job: one HTML page that holds everything it shows, made from the output alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+
+import jinja2
+
+from jobs.errors import InputError
+from jobs.ledger import Ledger
+from jobs.plan import ShardSet
+from jobs.records import CommitRecord
+from jobs.report_choice import Choice
+from jobs.report_failures import Failures, shard_tables, table_batches
+from jobs.report_numbers import Numbers
+from jobs.report_page import Material, page_of
+from jobs.report_players import players
+from jobs.report_rows import index_frames, shard_frames
+from jobs.report_run import padding, run_of
+from jobs.status import EXACT_RECORDS, status
+from jobs.storage import Folder
+from jobs.urls import Options, absolute_url
+
+REPORT = "report.html"
+MAX_BYTES = 10_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A report that was written."""
+
+    url: str
+    bytes: int
+
+
+def write_report(output: str, options: Options | None = None, *, out: str | None = None) -> Written:
+    """Makes the page of a job, finished or not, and writes it.
+
+    Args:
+        out: where to, a local path or a URL; without, ``report.html`` in the output.
+
+    Raises:
+        InputError: no job was begun there, or one of another kind.
+        StorageError: something that was committed is gone or damaged, or the page cannot be written.
+    """
+    folder = Folder(output, options)
+    page = render(read(Ledger.open(folder), options)).encode("utf-8", "backslashreplace")
+    place, name = (folder, REPORT) if out is None else _place(out, options)
+    place.put(name, page)
+    return Written(place.path(name), len(page))
+
+
+def _place(out: str, options: Options | None) -> tuple[Folder, str]:
+    parent, _, name = absolute_url(out).rpartition("/")
+    if not name:
+        raise InputError(f"--out: {out!r} is a folder; give the name of a file, such as {out}{REPORT}")
+    return Folder(parent or "/", options), name
+
+
+def render(material: Material) -> str:
+    """The page, as HTML."""
+    loader = jinja2.FunctionLoader(lambda name: (files("jobs") / name).read_text("utf-8"))
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("report.html.jinja").render(page=page_of(material))
+
+
+def read(ledger: Ledger, options: Options | None) -> Material:
+    """Everything about a job that the page needs: one pass over its rows, and some of its records and clips.
+
+    Raises:
+        InputError: the job makes no speech.
+        StorageError: something that was committed is gone or damaged.
+    """
+    if ledger.job.get("kind", "synth") != "synth":
+        raise InputError(f"{ledger.folder.url}: a job that makes no speech has nothing for a report; see s3gen status")
+    folder, now = ledger.folder, status(ledger.folder.url, options)
+    summary = ledger.summary()
+    records, done = _records(ledger)
+    numbers, choice, failures = Numbers(), Choice(ledger.job["config"]["seed"]), Failures()
+    for frame in shard_frames(folder, records) if summary is None else index_frames(folder):
+        numbers.add(frame)
+        choice.add(frame)
+    for table in shard_tables(folder, records) if summary is None else table_batches(folder):
+        failures.add(table)
+    share = len(records) / max(done, 1)
+    heard = [choice.voices(), choice.suspects(), choice.extremes()]
+    made = iter(players(folder, [pick for picks in heard for pick in picks]))
+    samples, suspects, extremes = ([next(made) for _ in picks] for picks in heard)
+    return Material(
+        url=folder.url,
+        job=ledger.job,
+        files=len(ledger.plan.manifest.files),
+        status=now,
+        duplicates=0 if summary is None else summary.duplicates,
+        numbers=numbers,
+        shards=len(records) if summary is None else done,
+        records=len(records),
+        failures=failures,
+        run=run_of(records, share=share, speed=now.speed),
+        padding=padding(records),
+        stored_bytes=sum(record.audio.bytes for record in records if record.audio) / (share or 1),
+        samples=samples,
+        suspects=suspects,
+        extremes=extremes,
+        reading_at=time.time(),
+    )
+
+
+def _records(ledger: Ledger) -> tuple[list[CommitRecord], int]:
+    """The records of all shards that are done, or of a sample spread evenly over them; and how many are done."""
+    done: ShardSet = ledger.committed()
+    shards: Sequence[int] = list(done)
+    if len(shards) > EXACT_RECORDS:
+        shards = [shards[n * len(shards) // EXACT_RECORDS] for n in range(EXACT_RECORDS)]
+    return ledger.read_some(shards), len(done)

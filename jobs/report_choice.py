@@ -1,0 +1,143 @@
+"""Which rows of a job are shown and heard: some of each voice, and those at the ends of what was measured.
+
+One pass, frame after frame; what is kept does not grow with the number of rows or voices. The choice is drawn by
+hashes of ids, so the same job and seed give the same rows in whatever order or pieces they come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from jobs.checks import CHECKS
+from s3gen.constants import SAMPLE_RATE
+
+SHOWN_VOICES = 24
+WORST_ROWS = 3  # of each check
+PREFERRED_SECONDS = (1.0, 10.0)  # of a voice's sample, where it has such a row
+# Name, column, and whether it is the largest value.
+EXTREMES = (
+    ("quietest", "rms_db", False),
+    ("loudest", "rms_db", True),
+    ("shortest", "samples", False),
+    ("longest", "samples", True),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """A row to be heard.
+
+    Attributes:
+        reason: empty for a voice's sample; else the check that it does not pass, or one of ``EXTREMES``.
+        problems: the checks that it does not pass.
+        value: what the check measured; of others 0.
+    """
+
+    reason: str
+    id: str
+    voice_id: str
+    shard: str
+    row: int  # in the shard
+    samples: int
+    rms_db: float
+    peak: float
+    problems: str
+    value: float = 0.0
+
+
+class Choice:
+    """Rows drawn from frames of an index.
+
+    Args:
+        seed: of the draw, any integer.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._key = f"{seed % 2**64:016x}"
+        self._voices = pd.DataFrame()
+        self._worst = {name: pd.DataFrame() for name in CHECKS}
+        self._extremes = {name: pd.DataFrame() for name, _, _ in EXTREMES}
+
+    def add(self, frame: pd.DataFrame) -> None:
+        """Takes rows in."""
+        if frame.empty:
+            return
+        # Plain text: categories differ from frame to frame.
+        frame = frame.assign(voice_id=frame["voice_id"].astype(object))
+        self._voices = self._drawn(pd.concat([self._voices, self._rated(frame)]))
+        suspect = frame[frame["problems"] != ""]
+        names = suspect["problems"].str.split(",")
+        for name, (measure, _) in CHECKS.items():
+            failed = suspect[np.array([name in each for each in names], np.bool_)]
+            rated = failed.assign(value=failed[measure].abs(), signed=failed[measure])
+            self._worst[name] = _top(self._worst[name], rated, "value", WORST_ROWS, largest=True)
+        for name, column, largest in EXTREMES:
+            self._extremes[name] = _top(self._extremes[name], frame, column, 1, largest=largest)
+
+    def voices(self) -> list[Pick]:
+        """One row of each voice, or of ``SHOWN_VOICES`` of them, by voice id."""
+        if self._voices.empty:
+            return []
+        return [_pick("", row) for row in self._voices.sort_values("voice_id").to_dict("records")]
+
+    def suspects(self) -> list[Pick]:
+        """The rows furthest beyond each check, each row once."""
+        found = [(name, row) for name, rows in self._worst.items() for row in rows.to_dict("records")]
+        return _once([_pick(name, row, row["signed"]) for name, row in found])
+
+    def extremes(self) -> list[Pick]:
+        """The ends of the scales, each row once."""
+        found = [(name, row) for name, rows in self._extremes.items() for row in rows.to_dict("records")]
+        return _once([_pick(name, row) for name, row in found])
+
+    def _rated(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """With the two lots that are drawn: ``voice_lot``, ``lot``, the smaller the better."""
+        low, high = (seconds * SAMPLE_RATE for seconds in PREFERRED_SECONDS)
+        outside = ~frame["samples"].between(low, high).to_numpy()
+        lots = self._lots(frame["id"]) >> np.uint64(1)
+        codes, names = pd.factorize(frame["voice_id"])
+        return frame.assign(
+            voice_lot=self._lots(pd.Series(names, dtype=object))[codes],
+            lot=lots | (outside.astype(np.uint64) << np.uint64(63)),
+        )
+
+    def _lots(self, texts: pd.Series) -> npt.NDArray[np.uint64]:
+        return pd.util.hash_array(texts.to_numpy(dtype=object), hash_key=self._key, categorize=False)
+
+    @staticmethod
+    def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
+        return frame.sort_values(["voice_lot", "lot"], kind="stable").drop_duplicates("voice_id").head(SHOWN_VOICES)
+
+
+def _top(kept: pd.DataFrame, frame: pd.DataFrame, column: str, count: int, *, largest: bool) -> pd.DataFrame:
+    """Of equal values those that come first."""
+    both = pd.concat([kept, frame]) if len(kept) else frame
+    return both.nlargest(count, column) if largest else both.nsmallest(count, column)
+
+
+def _once(picks: list[Pick]) -> list[Pick]:
+    first: dict[tuple[str, int], Pick] = {}
+    for pick in picks:
+        first.setdefault((pick.shard, pick.row), pick)
+    return list(first.values())
+
+
+def _pick(reason: str, row: Mapping[Any, Any], value: float = 0.0) -> Pick:
+    return Pick(
+        reason=reason,
+        id=row["id"],
+        voice_id=row["voice_id"],
+        shard=row["shard"],
+        row=int(row["row"]),
+        samples=int(row["samples"]),
+        rms_db=float(row["rms_db"]),
+        peak=float(row["peak"]),
+        problems=row["problems"],
+        value=float(value),
+    )

@@ -1,0 +1,59 @@
+"""The rows that a job has made, as pandas frames, some ten thousand at a time.
+
+Of a finished job they come from the index. Of one that is under way they come from the parts that its shards left: of
+all of them, or of as many as the caller picks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.checks import RANGES
+from jobs.errors import StorageError
+from jobs.layout import INDEX
+from jobs.parts import read_shards
+from jobs.records import CommitRecord
+from jobs.storage import Folder
+
+FRAME_ROWS = 65_536
+COLUMNS = ("id", "voice_id", "shard", "row", "samples", *RANGES, "problems")
+
+
+def index_frames(folder: Folder, columns: Sequence[str] = COLUMNS) -> Iterator[pd.DataFrame]:
+    """All rows of a finished job, ``voice_id`` as a categorical.
+
+    Raises:
+        StorageError: the index is gone or damaged.
+    """
+    for name in folder.list(f"{INDEX}/") or [INDEX]:  # a large one is a folder of parts
+        try:
+            with folder.open(name) as file:
+                parquet = pq.ParquetFile(file, read_dictionary=["voice_id"])
+                for batch in parquet.iter_batches(batch_size=FRAME_ROWS, columns=list(columns), use_threads=False):
+                    yield batch.to_pandas()
+        except FileNotFoundError:
+            raise StorageError(f"{folder.path(name)} is missing; s3gen verify tells what else is") from None
+        except (pa.ArrowException, OSError) as error:
+            raise StorageError(f"{folder.path(name)} cannot be read: {error}") from None
+
+
+def shard_frames(folder: Folder, records: Iterable[CommitRecord]) -> Iterator[pd.DataFrame]:
+    """The rows of some shards.
+
+    Raises:
+        StorageError: a part is gone or damaged.
+    """
+    waiting: list[pa.Table] = []
+    rows = 0
+    for table in read_shards(folder, (record.index for record in records)):
+        waiting.append(table.select(COLUMNS))
+        rows += table.num_rows
+        if rows >= FRAME_ROWS:
+            yield pa.concat_tables(waiting).to_pandas()
+            waiting, rows = [], 0
+    if waiting:
+        yield pa.concat_tables(waiting).to_pandas()
