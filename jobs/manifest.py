@@ -38,6 +38,7 @@ from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
 SUFFIXES = (".parquet", ".parq", ".pq")  # of the files of a folder that are taken
 REQUIRED = ("id", "tokens", "voice_id")
 FORBIDDEN = ("audio", "samples", "duration", "shard", "row", "sha256")  # names that the output uses
+AUDIO_LEAVES = ("audio.bytes", "audio")  # where a file that is to become tokens has its recordings
 FAILURE_COLUMNS = {"error": pa.string(), "message": pa.string(), "manifest": pa.string(), "row": pa.int64()}
 
 MOST_READ = 2 << 30  # bytes of one shard's rows
@@ -72,7 +73,7 @@ class ManifestFile:
 
 @dataclass(frozen=True, slots=True)
 class RowGroups:
-    """Rows of each row group of a file, and how many token values they hold; for planning."""
+    """Rows of each row group of a file, and how many token values, or else bytes of audio, they hold; for planning."""
 
     rows: Ints
     tokens: Ints
@@ -204,6 +205,10 @@ class Manifest:
                         f"{MOST_READ >> 30} GiB of memory; give a smaller shard_rows, or drop large columns"
                     )
         return pa.Table.from_batches(batches, schema=self.columns)
+
+    def batches(self, spans: Sequence[Span], options: Options | None = None) -> Iterator[pa.RecordBatch]:
+        """The same, some rows at a time: memory is bounded, however large all rows of ``spans`` are together."""
+        return (batch for span in spans for batch in self._read_span(span, options))
 
     def origins(self, spans: Sequence[Span]) -> tuple[list[str], Ints]:
         """Where the rows of ``spans`` come from: the URL of each one's file and its row number there."""
@@ -371,15 +376,20 @@ def _check_counts(rows: int, groups: RowGroups, size: int) -> None:
 def _row_groups(footer: Footer) -> RowGroups:
     # By its path alone a plain column called "tokens.x" would look the same.
     leaves = [at for at, column in enumerate(footer.columns) if column.path.startswith("tokens.") and column.repeated]
-    counts = [(group.rows, group.chunks[leaves[0]].values if leaves else 0) for group in footer.groups()]
+    audio = [at for at, column in enumerate(footer.columns) if column.path in AUDIO_LEAVES]
+    counts = [(group.rows, _size(group, leaves[:1], audio[:1])) for group in footer.groups()]
     rows, tokens = np.array(counts, np.int64).reshape(-1, 2).T
     return RowGroups(rows=rows, tokens=tokens)
+
+
+def _size(group: Group, leaves: Sequence[int], audio: Sequence[int]) -> int:
+    return sum(group.chunks[at].values for at in leaves) or sum(group.chunks[at].stored for at in audio)
 
 
 def _without_failure_columns(schema: pa.Schema) -> pa.Schema:
     present = {name: schema.field(name).type for name in FAILURE_COLUMNS if schema.get_field_index(name) >= 0}
     is_failures_table = len(present) == len(FAILURE_COLUMNS) and all(
-        _is_text(kind) if name != "row" else pa.types.is_integer(kind) for name, kind in present.items()
+        is_text(kind) if name != "row" else pa.types.is_integer(kind) for name, kind in present.items()
     )
     return pa.schema([f for f in schema if f.name not in FAILURE_COLUMNS]) if is_failures_table else schema
 
@@ -422,9 +432,10 @@ def _check_same(first: _Footer, other: _Footer) -> None:
     # Same names and types in another order, or another nullability: reading by name takes care of it.
 
 
-def _is_text(kind: pa.DataType) -> bool:
+def is_text(kind: pa.DataType) -> bool:
+    """Whether a column is of any kind of text."""
     if pa.types.is_dictionary(kind):
-        return _is_text(kind.value_type)
+        return is_text(kind.value_type)
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
 
 
@@ -438,8 +449,8 @@ def _is_number(kind: pa.DataType) -> bool:
 
 
 _TYPES: dict[str, tuple[Any, str]] = {
-    "id": (_is_text, "text (string)"),
-    "voice_id": (_is_text, "text (string)"),
+    "id": (is_text, "text (string)"),
+    "voice_id": (is_text, "text (string)"),
     "tokens": (_is_token_list, "a list of integers"),
     "seed": (_is_number, "integers"),
 }
@@ -466,7 +477,7 @@ def check_rows(
     Raises:
         Nothing for any value of a row.
     """
-    ids, voices = _texts(table["id"]), _texts(table["voice_id"])
+    ids, voices = texts(table["id"]), texts(table["voice_id"])
     tokens = _Tokens.of(table["tokens"])
     seeds = _seeds(table["seed"]) if "seed" in table.column_names else [None] * table.num_rows
     problems = tokens.problems(max_tokens)
@@ -477,8 +488,8 @@ def check_rows(
     seen: set[str] = set()
     for position, (row_id, voice_id, seed) in enumerate(zip(ids, voices, seeds, strict=True)):
         problem = (
-            _text_problem("id", row_id)
-            or _text_problem("voice_id", voice_id)
+            text_problem("id", row_id)
+            or text_problem("voice_id", voice_id)
             or problems.get(position)
             or (seed if isinstance(seed, _Problem) else None)
         )
@@ -520,7 +531,7 @@ class _Problem(NamedTuple):
     message: str
 
 
-def _texts(column: pa.ChunkedArray) -> list[str | bytes | None]:
+def texts(column: pa.ChunkedArray) -> list[str | bytes | None]:
     """The texts of a column; what is not valid UTF-8 comes as bytes."""
     chunks = [chunk.dictionary_decode() if pa.types.is_dictionary(column.type) else chunk for chunk in column.chunks]
     texts: list[str | bytes | None] = []
@@ -539,7 +550,8 @@ def _decoded(value: bytes | None) -> str | bytes | None:
         return value
 
 
-def _text_problem(column: str, value: str | bytes | None) -> _Problem | None:
+def text_problem(column: str, value: str | bytes | None) -> _Problem | None:
+    """What is wrong with an id, as the failures table says it: there is none, or it is not UTF-8."""
     if isinstance(value, str):
         return None
     if value is None:
