@@ -58,6 +58,8 @@ def command(function: Command) -> Command:
             _fail(
                 "stopped before it had finished; what is committed stays, the same command goes on", UNFINISHED, debug
             )
+        except click.ClickException:
+            raise  # wrong options: click shows these, with the command's usage
         except JobError as error:
             _fail(str(error), error.exit_code, debug)
         except Exception as error:

@@ -2,117 +2,178 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
+from statistics import median
 from typing import Any
 
-import numpy as np
 import torch
 
 from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES
 from jobs.config import JobConfig
-from jobs.manifest import Manifest, check_rows
-from jobs.padding import Padding, grouped, vocoded
+from jobs.disk import SPEECH_FLAC_SHARE, disk_bytes
+from jobs.manifest import Manifest
 from jobs.plan import Plan, make_plan
+from jobs.sample import Sample
+from jobs.speed import Gauge, Speed
 from jobs.voices import VoiceTable
-from s3gen.constants import FRAMES_PER_TOKEN, TOKEN_RATE
-from s3gen.packing import GAP
-from s3gen.ragged import plan_batches
-
-SAMPLED_SHARDS = 8
+from s3gen.constants import SAMPLES_PER_TOKEN, TOKEN_RATE
 
 
-@dataclass(kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """A job in numbers."""
+    """A job in numbers.
+
+    Attributes:
+        audio_hours: of all rows; from the sampled rows where those are all, else from the manifest's footers.
+        max_frames: the frame budget that the batches below have.
+        max_frames_assumed: the job itself will find its own, from the memory of its GPUs.
+        voices: in the voice table.
+        sampled_voices: of the table, that the sample uses.
+        row_seconds: the shortest, the median and the longest row of the sample; empty without a row that can be made.
+        sampled_failures: rows of the sample that will fail, by code.
+        examples: of each of these codes, a row and what is wrong with it.
+        batches: of the sample.
+        padding: its share in what each part of the model computes.
+        prompt_share: of the prompts, in what the flow computes.
+        flac_share: bytes of FLAC for a byte of WAV: measured, or an average of recorded speech.
+        disk_bytes: of a whole output, by format and encoding.
+        measured: the speed here, where it was asked for.
+        on_gpu: the job will run on GPUs.
+    """
 
     shards: int
     rows: int
-    audio_hours: float  # of all rows; from the sampled rows where those are all, else from the manifest's footers
-    max_frames: int  # the frame budget that the batches below have
-    max_frames_assumed: bool  # the job itself will find its own, from the memory of its GPUs
+    audio_hours: float
+    max_frames: int
+    max_frames_assumed: bool
+    voices: int
     sampled_rows: int
-    sampled_failures: dict[str, int] = field(default_factory=dict)  # rows of the sample that will fail, by code
-    batches: int = 0  # of the sample
-    padding: dict[str, float] = field(default_factory=dict)  # its share in what each part of the model computes
+    sampled_voices: int
+    row_seconds: tuple[float, ...]
+    sampled_failures: dict[str, int]
+    examples: dict[str, str]
+    batches: int
+    padding: dict[str, float]
+    prompt_share: float
+    flac_share: float
+    disk_bytes: dict[str, dict[str, int]]
+    measured: Speed | None
+    on_gpu: bool
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
         return asdict(self)
 
 
-def estimate(config: JobConfig, limit: int | None = None) -> Estimate:
-    """Reads footers, and some shards' rows and voices; writes nothing and loads no model.
+def estimate(config: JobConfig, limit: int | None = None, *, calibrate: bool = False) -> Estimate:
+    """Reads footers, and some shards' rows and voices; writes nothing.
+
+    Args:
+        calibrate: load the model and measure its speed on this machine, for about a minute.
 
     Raises:
-        InputError: the manifest or the voice table cannot be used.
+        InputError: the manifest or the voice table cannot be used; or the model, where it is loaded.
+        JobError: no row of the sample could be made.
     """
     manifest = Manifest.scan(config.manifest, config.storage_options)
     voices = VoiceTable.open(config.voices, config.storage_options)
     plan = make_plan(manifest, config.shard_rows, limit)
-    sampling = _Sampling(config, plan, voices)
-    for index in np.unique(np.linspace(0, len(plan) - 1, SAMPLED_SHARDS).round().astype(int)).tolist():
-        sampling.take(index)
-    return sampling.result()
+    on_gpu = uses_gpus(config)
+    max_frames, assumed = _frame_budget(config, on_gpu=on_gpu)
+    gauge = Gauge.open(config, voices, max_frames) if calibrate else None
+    if gauge is not None:
+        max_frames, assumed = gauge.max_frames, False
+    sample = Sample(config, plan, voices, max_frames=max_frames, on_gpu=on_gpu, keep=calibrate)
+    measured = None if gauge is None else gauge.measure(sample.batches_kept)
+    tokens = _tokens(plan, sample)
+    flac_share = SPEECH_FLAC_SHARE if measured is None else measured.flac_share
+    kept_bytes = sample.column_bytes / sample.rows
+    return Estimate(
+        shards=len(plan),
+        rows=plan.rows,
+        audio_hours=tokens / TOKEN_RATE / 3600,
+        max_frames=max_frames,
+        max_frames_assumed=assumed,
+        voices=voices.voices,
+        sampled_rows=sample.rows,
+        sampled_voices=len(sample.voices),
+        row_seconds=_spread(sample.lengths),
+        sampled_failures=dict(sorted(sample.failures.items())),
+        examples=sample.examples,
+        batches=sample.batches,
+        padding={part: padding.share for part, padding in sample.padding.items()},
+        prompt_share=sample.prompt_frames / max(sample.frames, 1),
+        flac_share=flac_share,
+        disk_bytes=disk_bytes(plan.rows, round(SAMPLES_PER_TOKEN * tokens), kept_bytes, flac_share),
+        measured=measured,
+        on_gpu=on_gpu,
+    )
 
 
-class _Sampling:
-    """Some shards, batched as a worker would batch them."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bill:
+    """What a job costs at some speed; None where it does not follow from what was given.
 
-    def __init__(self, config: JobConfig, plan: Plan, voices: VoiceTable) -> None:
-        self._config, self._plan, self._voices = config, plan, voices
-        self._failures: Counter[str] = Counter()
-        self._on_gpu = _on_gpu(config)
-        self._max_frames, self._assumed = _frame_budget(config, on_gpu=self._on_gpu)
-        self._rows = self._tokens = self._batches = 0
-        self._padding = {part: Padding() for part in ("flow", "encoder", "vocoder")}
+    Attributes:
+        speed: x real time of one GPU, or of one worker where there are none.
+        gpu_hours: of these.
+        gpus: that the job uses; None with `workers: auto`.
+        hours: on all of these together.
+        cost: in the currency of the price.
+    """
 
-    def take(self, index: int) -> None:
-        shard = self._plan.shard(index)
-        table = self._plan.manifest.read(shard.spans, self._config.storage_options)
-        rows, failures = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
-        self._failures.update(failure.error for failure in failures)
-        voices = self._voices.get_many(row.voice_id for row in rows)
-        self._failures["unknown_voice"] += sum(1 for row in rows if row.voice_id not in voices)
-        rows = [row for row in rows if row.voice_id in voices]
-        prompts = {voice_id: self._prompt(len(voice.prompt_token)) for voice_id, voice in voices.items()}
-        joined = [prompts[row.voice_id] + len(row.tokens) for row in rows]
-        batches = plan_batches([FRAMES_PER_TOKEN * tokens for tokens in joined], self._max_frames)
-        for batch in batches:
-            self._compute([joined[row] for row in batch], [len(rows[row].tokens) for row in batch])
-        self._batches += len(batches)
-        self._rows += shard.rows
-        self._tokens += sum(len(row.tokens) for row in rows)
+    speed: float | None
+    gpu_hours: float | None
+    gpus: float | None
+    hours: float | None
+    cost: float | None
 
-    def _compute(self, joined: list[int], spoken: list[int]) -> None:
-        """What the parts of the model are given for a batch: tokens of its rows, with and without their prompts."""
-        gaps, device_type = GAP * len(joined), "cuda" if self._on_gpu else "cpu"
-        self._padding["flow"].add(Padding(FRAMES_PER_TOKEN * sum(joined) + gaps, gaps))
-        self._padding["encoder"].add(grouped(joined, device_type))
-        self._padding["vocoder"].add(vocoded(spoken, device_type))
-
-    def result(self) -> Estimate:
-        groups = self._plan.manifest.groups
-        mean = sum(int(group.tokens.sum()) for group in groups) / self._plan.manifest.rows
-        tokens = self._tokens if self._rows == self._plan.rows else mean * self._plan.rows
-        return Estimate(
-            shards=len(self._plan),
-            rows=self._plan.rows,
-            audio_hours=tokens / TOKEN_RATE / 3600,
-            max_frames=self._max_frames,
-            max_frames_assumed=self._assumed,
-            sampled_rows=self._rows,
-            sampled_failures={code: count for code, count in sorted(self._failures.items()) if count},
-            batches=self._batches,
-            padding={part: padding.share for part, padding in self._padding.items()},
-        )
-
-    def _prompt(self, tokens: int) -> int:
-        seconds = self._config.engine.prompt_seconds
-        return tokens if seconds is None else min(tokens, max(1, int(seconds * TOKEN_RATE)))
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
 
 
-def _on_gpu(config: JobConfig) -> bool:
+def bill(config: JobConfig, found: Estimate, speed: float | None, price: float | None) -> Bill:
+    """What an estimated job costs.
+
+    Args:
+        speed: x real time of one GPU (without GPUs: of one worker); None takes what was measured, if it was.
+        price: of one for an hour.
+    """
+    if speed is None and found.measured is not None:
+        speed = found.measured.x_real_time
+    gpus = None
+    if config.workers != "auto":
+        gpus = config.workers * (config.gpus_per_worker if found.on_gpu else 1)
+    if speed is None:
+        return Bill(speed=None, gpu_hours=None, gpus=gpus, hours=None, cost=None)
+    gpu_hours = found.audio_hours / speed
+    return Bill(
+        speed=speed,
+        gpu_hours=gpu_hours,
+        gpus=gpus,
+        hours=None if gpus is None else gpu_hours / gpus,
+        cost=None if price is None else gpu_hours * price,
+    )
+
+
+def _tokens(plan: Plan, sample: Sample) -> float:
+    """Of all rows: counted where the sample is all there is, else by the mean of the manifest's footers."""
+    if sample.whole:
+        return sum(sample.lengths)
+    mean = sum(int(group.tokens.sum()) for group in plan.manifest.groups) / plan.manifest.rows
+    return mean * plan.rows
+
+
+def _spread(lengths: list[int]) -> tuple[float, ...]:
+    """The shortest, the median and the longest, in seconds."""
+    if not lengths:
+        return ()
+    return min(lengths) / TOKEN_RATE, median(lengths) / TOKEN_RATE, max(lengths) / TOKEN_RATE
+
+
+def uses_gpus(config: JobConfig) -> bool:
+    """Whether a job will run on GPUs, as far as this machine can tell."""
     # A cluster is not asked; whoever has one for this has GPUs in it.
     maybe = torch.cuda.is_available() or config.ray_address is not None
     return config.engine.device == "cuda" or (config.engine.device == "auto" and maybe)

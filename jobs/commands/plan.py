@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from typing import TYPE_CHECKING
 
 import click
@@ -12,6 +11,7 @@ from jobs.command import (
     FINISHED,
     Context,
     command,
+    config_argument,
     json_option,
     limit_option,
     manifest_option,
@@ -20,17 +20,23 @@ from jobs.command import (
     set_option,
     storage_option,
 )
+from jobs.progress import clock_time
 
 if TYPE_CHECKING:
-    from jobs.estimate import Estimate
+    from jobs.config import JobConfig
+    from jobs.estimate import Bill, Estimate
+
+POSITIVE = click.FloatRange(min=0, min_open=True)
 
 
 @click.command()
-@click.argument("config")
+@config_argument
 @set_option
 @manifest_option
 @limit_option
-@click.option("--speed", type=click.FloatRange(min=0, min_open=True), help="Measured x real time of one GPU.")
+@click.option("--speed", type=POSITIVE, metavar="X", help="Measured x real time of one GPU (without GPUs: one worker).")
+@click.option("--calibrate", is_flag=True, help="Measure it here, for about a minute.")
+@click.option("--price", type=POSITIVE, metavar="P", help="Of a GPU for an hour, in any currency.")
 @json_option
 @storage_option
 @command
@@ -41,34 +47,60 @@ def plan(
     manifest: str | None,
     limit: int | None,
     speed: float | None,
+    calibrate: bool,
+    price: float | None,
     as_json: bool,
     storage_options: str | None,
 ) -> int:
-    """Say what a job would take; writes nothing.
+    """Say what a job would take: rows, hours, disk, GPU-hours, cost. Writes nothing.
 
-    Reads footers and a sample of up to eight shards. GPU-hours are only given for a --speed that you have measured,
-    such as the speed of a trial (synth --limit).
+    Reads the manifest's footers and a sample of up to eight shards, and names what is wrong with the sample's rows. How
+    long the job takes follows from a speed: one that you know, or one that --calibrate measures with the job's model,
+    on the device that the job would use on this machine.
+
+    \b
+    Examples:
+      s3gen plan my_job.yaml
+      s3gen plan my_job.yaml --calibrate --price 2.50
+      s3gen plan my_job.yaml --speed 400 --set engine.prompt_seconds=3 --json
+
+    \b
+    Exit codes:
+      0  it could answer, whatever the answer is
+      1  no row of the sample could be made (--calibrate)
+      2  bad input or configuration
     """
+    if speed is not None and calibrate:
+        raise click.UsageError("--speed and --calibrate exclude each other: give a speed, or have it measured")
+    if price is not None and speed is None and not calibrate:
+        raise click.UsageError("--price needs a speed: give --calibrate, or --speed with what a trial showed")
     from jobs.config import load_config
-    from jobs.estimate import estimate
+    from jobs.estimate import bill, estimate
 
     job = load_config(config, overrides_of(changes, manifest), storage_options=options_of(storage_options))
-    found = estimate(job, limit)
-    gpu_hours = None if speed is None else found.audio_hours / speed
+    found = estimate(job, limit, calibrate=calibrate)
+    costs = bill(job, found, speed, price)
     if as_json:
-        click.echo(json.dumps({**found.as_dict(), "gpu_hours": gpu_hours}))
+        click.echo(json.dumps({**found.as_dict(), **costs.as_dict()}))
     else:
-        _print_estimate(found, gpu_hours)
+        _print_estimate(found)
+        _print_disk(found, job)
+        _print_bill(found, costs)
     return FINISHED
 
 
-def _print_estimate(found: Estimate, gpu_hours: float | None) -> None:
+def _print_estimate(found: Estimate) -> None:
     exact = found.sampled_rows == found.rows
     click.echo(f"rows: {found.rows} in {found.shards} shards")
-    click.echo(f"audio: {'' if exact else 'about '}{found.audio_hours:.4g} hours")
+    sample = "they use" if exact else f"a sample of {found.sampled_rows} rows uses"
+    click.echo(f"voices: {found.voices} in the table, of which {sample} {found.sampled_voices}")
+    lengths = ""
+    if found.row_seconds:
+        least, median, most = found.row_seconds
+        lengths = f"; rows of {least:.1f} to {most:.1f} s, half of them above {median:.1f}"
+    click.echo(f"audio: {'' if exact else 'about '}{found.audio_hours:.4g} hours{lengths}")
     click.echo(
-        f"batches of at most {found.max_frames} frames: {found.batches} "
-        f"of {'all rows' if exact else f'a sample of {found.sampled_rows} rows'}"
+        f"batches of at most {found.max_frames} frames: {found.batches} of {'all rows' if exact else 'the sample'}"
     )
     shares = ", ".join(f"{share:.1%} in the {part}" for part, share in found.padding.items())
     click.echo(f"padding among what is computed: {shares}")
@@ -76,10 +108,46 @@ def _print_estimate(found: Estimate, gpu_hours: float | None) -> None:
         click.echo(
             "  (assumed: with batch.max_frames auto the job finds its number when it begins, from its GPU's memory)"
         )
+    click.echo(f"prompts: {found.prompt_share:.0%} of the flow's work (engine.prompt_seconds shortens them)")
     if found.sampled_failures:
-        reasons = ", ".join(f"{code} {count}" for code, count in Counter(found.sampled_failures).most_common())
-        click.echo(f"rows {'' if exact else 'of the sample '}that will fail: {reasons}")
-    if gpu_hours is None:
-        click.echo("GPU-hours: give --speed, the x real time that a trial (synth --limit) showed on one GPU")
-    else:
-        click.echo(f"GPU-hours: {gpu_hours:.4g}")
+        click.echo(f"rows {'' if exact else 'of the sample '}that will fail: {sum(found.sampled_failures.values())}")
+        for code, count in sorted(found.sampled_failures.items(), key=lambda item: -item[1]):
+            click.echo(f"  {code}: {count}, such as {found.examples[code]}")
+
+
+def _print_disk(found: Estimate, job: JobConfig) -> None:
+    sizes = [
+        f"{_size(size)} as {audio} in {shards}{' (this job)' if (shards, audio) == (job.format, job.audio) else ''}"
+        for shards, by_audio in found.disk_bytes.items()
+        for audio, size in by_audio.items()
+    ]
+    click.echo(f"disk, about: {', '.join(sizes)}")
+    origin = "as for recorded speech; --calibrate measures it"
+    if found.measured:
+        origin = "measured, of the noise that random weights make" if job.model.startswith("random:") else "measured"
+    click.echo(f"  (flac at {found.flac_share:.0%} of wav, {origin})")
+
+
+def _size(count: int) -> str:
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 1_000 and len(units) > 1:
+        value /= 1_000
+        units.pop(0)
+    return f"{value:.3g} {units[0]}"
+
+
+def _print_bill(found: Estimate, costs: Bill) -> None:
+    unit = "GPU" if found.on_gpu else "worker"
+    if (made := found.measured) is not None:
+        click.echo(
+            f"speed: {made.x_real_time:.4g} x real time, {made.device}: {made.audio_seconds:.0f} s of audio in "
+            f"{made.seconds:.1f} s, {made.rows} rows in {made.batches} batches"
+        )
+    if costs.gpu_hours is None:
+        click.echo(f"{unit}-hours: give --calibrate, or --speed with what a trial (synth --limit) showed on one {unit}")
+        return
+    click.echo(f"{unit}-hours: {costs.gpu_hours:.4g}")
+    if costs.hours is not None:
+        click.echo(f"time: {clock_time(3600 * costs.hours)} on {costs.gpus:g} {unit}{'' if costs.gpus == 1 else 's'}")
+    if costs.cost is not None:
+        click.echo(f"cost: {costs.cost:.4g}")

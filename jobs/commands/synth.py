@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -9,6 +10,7 @@ import click
 from jobs.command import (
     Context,
     command,
+    config_argument,
     limit_option,
     manifest_option,
     options_of,
@@ -19,11 +21,12 @@ from jobs.command import (
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
+    from jobs.config import JobConfig
     from jobs.making import Outcome
 
 
 @click.command()
-@click.argument("config")
+@config_argument
 @set_option
 @manifest_option
 @limit_option
@@ -37,9 +40,27 @@ def synth(
     limit: int | None,
     storage_options: str | None,
 ) -> int:
-    """Run the job of a configuration file, or go on with it.
+    """Make a job's speech; again, go on with it.
 
-    With --limit the trial goes to an output of its own: the configured one with -trial-N appended.
+    CONFIG is a YAML file; configs/local.yaml explains every key. A run on an output that is begun goes on with it, and
+    refuses where a key has changed that another sound would follow from.
+
+    With --limit a trial of the first rows goes to an output of its own, the configured one with -trial-N appended. It
+    ends with the speed by which `s3gen plan` can say what the whole job will take.
+
+    \b
+    Examples:
+      s3gen synth my_job.yaml --limit 20
+      s3gen synth my_job.yaml
+      s3gen synth my_job.yaml --set workers=auto --set engine.dtype=bfloat16
+      s3gen synth my_job.yaml --manifest my_speech/failures.parquet --set output=my_speech-2
+
+    \b
+    Exit codes:
+      0  every row was made
+      1  not finished: the same command, or `s3gen resume`, goes on; or another run is alive on this output
+      2  bad input or configuration, or a refused change: nothing was started or written
+      3  finished, with rows in failures.parquet or doubled ids
     """
     from jobs.config import load_config
     from jobs.runs import synth as run
@@ -48,7 +69,24 @@ def synth(
     job = load_config(config, overrides_of(changes, manifest), storage_options=options_of(storage_options))
     if limit is not None:
         click.echo(f"a trial of the first {limit} rows, in {trial_output(job.output, limit)}", err=True)
-    return print_outcome(run(job, limit, context.console))
+    outcome = run(job, limit, context.console)
+    code = print_outcome(outcome)
+    if limit is not None:
+        _print_trial(job, outcome, config)
+    return code
+
+
+def _print_trial(job: JobConfig, outcome: Outcome, config: str) -> None:
+    from jobs.trial import trial_of
+
+    found = trial_of(job, outcome.output)
+    if found is None:
+        return
+    click.echo(
+        f"the trial's speed: {found.speed:.3g} x real time of one {found.unit}, over {found.seconds:.0f} s of work"
+        f"{'; that is short, and the whole job, in fuller batches, may be faster' if found.is_short else ''}"
+    )
+    click.echo(f"what the whole job would take: s3gen plan {shlex.quote(config)} --speed {found.speed:.3g}")
 
 
 def print_outcome(outcome: Outcome) -> int:

@@ -6,18 +6,32 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.command import SHOWN_ITEMS, Context, command, options_of, storage_option
+from jobs.command import SHOWN_ITEMS, Context, command, options_of, output_argument, storage_option
 
 if TYPE_CHECKING:
-    from jobs.verify import Verification
+    from jobs.findings import Verification
 
 
 @click.command()
-@click.argument("output")
+@output_argument
 @storage_option
 @command
 def verify(context: Context, output: str, storage_options: str | None) -> int:
-    """Read everything that was made again: each row once, decodes, right length, checksums."""
+    """Read everything again: each row once, checksums, lengths.
+
+    Every clip is decoded. A job that is not finished is checked as far as it is.
+
+    \b
+    Examples:
+      s3gen verify my_speech
+      s3gen verify s3://bucket/speech --storage-options keys.yaml
+
+    \b
+    Exit codes:
+      0  what is there is whole; rows that failed are no fault
+      1  damage, which is listed
+      2  there is no job
+    """
     from jobs.verify import verify as read
 
     found = read(output, options_of(storage_options))

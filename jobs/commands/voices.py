@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.command import FINISHED, REPORTED, SHOWN_ITEMS, Context, command, options_of, storage_option
+from jobs.command import FINISHED, REPORTED, SHOWN_ITEMS, Context, command, files, options_of, storage_option
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
@@ -14,9 +14,15 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", metavar="INPUT")
-@click.option("--out", required=True, metavar="URL", help="The voice table, a Parquet file.")
-@click.option("--model", required=True, metavar="M", help="Hub id, folder, file, URL, or random:tiny.")
+@click.argument("source", metavar="INPUT", shell_complete=files)
+@click.option("--out", required=True, metavar="URL", shell_complete=files, help="The voice table, a Parquet file.")
+@click.option(
+    "--model",
+    required=True,
+    metavar="M",
+    shell_complete=files,
+    help="Whose speech the voices are for: hub id, folder, file, URL, or random:tiny.",
+)
 @click.option("--model-file", metavar="FILE", help="Which checkpoint of a folder that holds several.")
 @click.option("--append", is_flag=True, help="Add to the table; clips that it has already are skipped.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Above 1: on Ray.")
@@ -30,6 +36,19 @@ def voices(context: Context, source: str, storage_options: str | None, **order: 
     INPUT is a folder of audio files (voice ids are their paths without suffix), or a .csv, .jsonl or .parquet file with
     the columns voice_id and path. Clips that cannot become a voice are listed, and written to URL.failures.parquet.
     Stopped, the same command goes on where it was.
+
+    \b
+    Examples:
+      s3gen voices my_clips --out my_voices.parquet --model ResembleAI/chatterbox
+      s3gen voices more_clips.csv --out my_voices.parquet --model ResembleAI/chatterbox --append
+      s3gen voices s3://bucket/clips --out s3://bucket/voices.parquet --model ./checkpoint --workers 4
+
+    \b
+    Exit codes:
+      0  every clip became a voice
+      1  stopped: the same command goes on
+      2  bad input: no such clips or model, or another model's table
+      3  finished, with clips that did not become voices
     """
     from jobs.voice_runs import VoicesOrder, make_voices
 

@@ -178,59 +178,6 @@ def test_ctrl_c_is_exit_1_without_a_traceback(
     assert result.stderr.startswith("error: stopped")
 
 
-def test_plan_counts_writes_nothing_and_invents_no_speed(job: dict[str, Any], tmp_path: Path) -> None:
-    columns = good_rows(6)
-    columns["tokens"] = [[1] * 90, [1] * 90, [2] * 45, [2] * 90, None, [9]]
-    columns["voice_id"] = ["anna"] * 5 + ["nobody"]
-    write_manifest(tmp_path / "manifest.parquet", columns)
-    config = write_config(tmp_path / "job.yaml", **job)
-    before = sorted(tmp_path.iterdir())
-    result = cli("plan", config, "--json")
-    assert result.exit_code == 0
-    found = json.loads(result.stdout)
-    # A prompt of 0.6 s is 15 tokens: three rows of 105 tokens and one of 60 lie end to end but for two frames after
-    # each. The encoder takes two and two of them, the vocoder each alone.
-    expected = {"flow": 8 / (2 * 375 + 8), "encoder": 45 / 420, "vocoder": 0}
-    assert found["padding"] == pytest.approx(expected)
-    assert found["rows"] == found["sampled_rows"] == 6
-    assert found["sampled_failures"] == {"null_tokens": 1, "unknown_voice": 1}
-    assert found["audio_hours"] == pytest.approx(315 / 25 / 3600)
-    assert found["gpu_hours"] is None
-    text = cli("plan", config, "--speed", "50").stdout
-    assert f"GPU-hours: {315 / 25 / 3600 / 50:.4g}" in text
-    assert sorted(tmp_path.iterdir()) == before
-
-
-def test_plan_measures_a_gpu_or_hides_that_it_did_not(job: dict[str, Any], tmp_path: Path) -> None:
-    def planned(**values: Any) -> tuple[int, bool, str]:
-        config = write_config(tmp_path / "job.yaml", **job, **values)
-        found = json.loads(cli("plan", config, "--json").stdout)
-        return found["max_frames"], found["max_frames_assumed"], cli("plan", config).stdout
-
-    *guess, text = planned(engine={"device": "cuda"})
-    assert guess == [32_768, True]
-    assert "with batch.max_frames auto the job finds its number when it begins" in text
-    *given, text = planned(engine={"device": "cuda"}, batch={"max_frames": 5_000})
-    assert given == [5_000, False]
-    assert "auto" not in text
-    assert planned(engine={"device": "cpu"})[:2] == (8_192, False)
-    assert planned(ray_address="head:6379")[:2] == (32_768, True)
-
-
-def test_plan_loads_ray_or_a_model(job: dict[str, Any], tmp_path: Path) -> None:
-    config = write_config(tmp_path / "job.yaml", **(job | {"model": str(tmp_path / "nowhere")}))
-    code = f"import sys; from jobs.cli import main; main(['plan', {str(config)!r}], standalone_mode=False)"
-    run = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True, check=True)
-    assert run.stdout.startswith("rows: 6 in 3 shards")
-    assert not re.search(r"\| +ray$", run.stderr, re.MULTILINE)
-    assert re.search(r"\| +jobs\.estimate$", run.stderr, re.MULTILINE)
-
-
-def test_a_limit_is_part_of_the_plan(job: dict[str, Any], tmp_path: Path) -> None:
-    found = json.loads(cli("plan", write_config(tmp_path / "job.yaml", **job), "--limit", "3", "--json").stdout)
-    assert (found["rows"], found["shards"]) == (3, 2)
-
-
 @pytest.mark.parametrize("manifest", ["other: manifest.parquet", "[x].parquet"])
 def test_a_manifest_given_as_an_option_is_a_path_whatever_it_looks_like(
     job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, manifest: str
