@@ -37,6 +37,20 @@ def open_input(url: str, options: Options | None = None, *, patience: Patience =
         return files.open(files.path, url)
 
 
+def read_part(
+    url: str, start: int, stop: int, options: Options | None = None, *, patience: Patience = PATIENT
+) -> bytes:
+    """Bytes ``start`` to ``stop`` (exclusive) of one file, as far as it has them. Raises as ``open_input``."""
+    url = absolute_url(url)
+    with reading_errors("read", url, options):
+        if not is_url(url):
+            with open(url, "rb") as file:
+                file.seek(start)
+                return file.read(stop - start)
+        files = FileSystem(url, options, patience)
+        return bytes(files.ask("read", url, "cat_file", files.path, start=start, end=stop))
+
+
 def stat_input(url: str, options: Options | None = None, *, patience: Patience = PATIENT) -> InputStat:
     """Size and version of one file. FileNotFoundError when absent."""
     url = absolute_url(url)

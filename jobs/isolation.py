@@ -34,6 +34,11 @@ class Death:
         """Of the failures table."""
         return "worker_hung" if self.hung else "worker_crashed"
 
+    @property
+    def message(self) -> str:
+        """Of the failures table, where it is the last one of a row found guilty."""
+        return f"each worker that had this row alone in hand was lost; of the last one: {self.reason}"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Case:

@@ -49,11 +49,16 @@ def open_prepared(config: JobConfig, options: Options | None, threads: int) -> S
     Raises:
         InputError: as `open_model` and `device_of`.
     """
+    settle(threads)
+    model = open_model(config.model, config.model_file, device_of(config.engine.device), options)
+    return model.prepare(dtype=config.engine.dtype, compile=config.engine.compile)
+
+
+def settle(threads: int) -> None:
+    """This process computes with so many threads on a CPU, and the same each time on a GPU."""
     torch.set_num_threads(threads)
     torch.backends.cudnn.benchmark = False
     torch.backends.cudnn.deterministic = True
-    model = open_model(config.model, config.model_file, device_of(config.engine.device), options)
-    return model.prepare(dtype=config.engine.dtype, compile=config.engine.compile)
 
 
 def device_of(wanted: Literal["auto", "cpu", "cuda"]) -> Literal["cpu", "cuda"]:

@@ -255,8 +255,7 @@ def _probe_report(order: Order, spool: Spool, failures: Sequence[Failure]) -> Sh
 
 
 def _guilty(row: Row, death: Death) -> Failure:
-    message = f"each worker that had this row alone in hand was lost; of the last one: {death.reason}"
-    return Failure(row.position, row.id, row.voice_id, death.code, message)
+    return Failure(row.position, row.id, row.voice_id, death.code, death.message)
 
 
 def _unknown_voice(row: Row) -> Failure:
