@@ -1,0 +1,210 @@
+"""The data-set card: the README.md of an output, which says that its speech is synthetic and how it was made.
+
+Its head is what the Hugging Face hub reads; with it ``datasets.load_dataset(OUTPUT)`` reads the audio and nothing else.
+It is meant to be published, so it names no paths. A card that somebody has edited is theirs, and is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from jobs.checks import CHECKS
+from jobs.config import JobConfig, config_from
+from jobs.ledger import Ledger
+from jobs.report_numbers import Voices
+from jobs.report_rows import index_frames
+from jobs.report_words import count, length, percent, plain
+from jobs.storage import Folder
+from jobs.tally import Summary
+from jobs.urls import is_url
+from jobs.writers import FORMATS
+from s3gen.constants import SAMPLE_RATE
+
+CARD = "README.md"
+SHOWN_VOICES = 100
+MARK = "<!-- Written by s3gen, which leaves an edited card alone. sha256 of what is above: {} -->\n"
+SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
+
+log = logging.getLogger(__name__)
+
+
+def write_card(ledger: Ledger, summary: Summary) -> None:
+    """Writes the card of a job whose index is there, unless somebody else's is in its place.
+
+    Raises:
+        StorageError: the index is gone or damaged, or the card cannot be written.
+    """
+    if not _may_write(ledger.folder):
+        log.info("%s is not as s3gen wrote it, and is left as it is", ledger.folder.path(CARD))
+        return
+    voices = Voices()
+    for frame in index_frames(ledger.folder, ("voice_id", "samples", "rms_db", "problems")):
+        voices.add(frame)
+    text = card(ledger.job, summary, voices).encode("utf-8", "backslashreplace")
+    ledger.folder.put(CARD, text + _mark(text))
+
+
+def _may_write(folder: Folder) -> bool:
+    try:
+        there = folder.read(CARD)
+    except FileNotFoundError:
+        return True
+    start = max(0, len(there) - len(_mark(b"")))
+    return there[start:] == _mark(there[:start])
+
+
+def _mark(text: bytes) -> bytes:
+    return MARK.format(hashlib.sha256(text).hexdigest()).encode()
+
+
+def card(job: Mapping[str, Any], summary: Summary, voices: Voices) -> str:
+    """The text of the card, without the mark.
+
+    Args:
+        job: what ``job.json`` holds.
+    """
+    config = config_from(job["config"])
+    name = config.output.rstrip("/").rpartition("/")[2]
+    head = yaml.safe_dump(_head(config, summary, plain(name)), sort_keys=False, allow_unicode=True)
+    parts = (
+        f"---\n{head}---\n\n# {_escaped(name)}",
+        _synthetic(config, summary, voices),
+        _origin(job, config),
+        _voices(voices),
+        _checks(config, summary),
+        _contents(config),
+        _left_to_say(),
+    )
+    return "\n\n".join(parts) + "\n\n"
+
+
+def _head(config: JobConfig, summary: Summary, name: str) -> dict[str, Any]:
+    files = f"audio/*.{FORMATS[config.format].suffix}"
+    head: dict[str, Any] = {
+        "pretty_name": name,
+        "task_categories": ["text-to-speech"],
+        "tags": ["audio", "speech", "synthetic", "s3gen"],
+        "size_categories": [SIZES[min(max(len(str(summary.rows_done)) - 3, 0), len(SIZES) - 1)]],
+    }
+    if summary.rows_done:
+        data = [{"split": "train", "path": files}]
+        head["configs"] = [{"config_name": "default", "data_files": data}]
+    return head
+
+
+def _synthetic(config: JobConfig, summary: Summary, voices: Voices) -> str:
+    spoken = (
+        "The weights of the model were random, for a trial: this is noise."
+        if config.model.startswith("random:")
+        else "No person has said what is heard here, though the voices are made after recordings of persons."
+    )
+    failed = ""
+    if summary.rows_failed:
+        reasons = ", ".join(f"{_escaped(code)} {count(rows)}" for code, rows in summary.errors.items())
+        failed = f" {count(summary.rows_failed)} more rows could not be made ({reasons})."
+    more = "more than " if voices.beyond["rows"] else ""
+    amounts = f"{count(summary.rows_done)} utterances, {length(summary.samples / SAMPLE_RATE)} of audio"
+    return (
+        f"**All speech in this data set is synthetic: it was computed by a machine.** {spoken}\n\n"
+        f"{amounts}, {more}{count(len(voices.table()))} voices, 24 kHz, mono, 16 bit ({config.audio}).{failed}"
+    )
+
+
+def _origin(job: Mapping[str, Any], config: JobConfig) -> str:
+    engine, prints = config.engine, job["fingerprints"]
+    own = config.model.startswith("/") or is_url(config.model)
+    model = config.model.rstrip("/").rpartition("/")[2] if own else config.model
+    file = f", file {_escaped(config.model_file)}" if config.model_file else ""
+    versions = ", ".join(f"{name} {version}" for name, version in job["versions"].items())
+    steps = "the model's own number of" if engine.n_cfm_timesteps is None else str(engine.n_cfm_timesteps)
+    prompt = "whole prompts" if engine.prompt_seconds is None else f"prompts of {engine.prompt_seconds:g} s at most"
+    fade = "with a start fade of 40 ms" if config.start_fade else "without a start fade"
+    return (
+        "## How it was made\n\n"
+        "Speech tokens (25 a second) and a voice went into S3Gen, which makes the sound; where the tokens came from, a "
+        "language model or recordings, it does not know.\n\n"
+        f"- model: {_escaped(model)}{file}; fingerprint `{prints['model']}`\n"
+        f"- voice table: fingerprint `{prints['voices']}`\n"
+        f"- settings: {engine.dtype}, {steps} flow steps, {prompt}, {fade}\n"
+        f"- noise: decided by the row's seed, or by the seed {config.seed} of the job and the row's id\n"
+        f"- plan: digest `{job['plan']}`\n"
+        f"- versions: {versions}"
+    )
+
+
+def _voices(voices: Voices) -> str:
+    table = voices.table()
+    shown = table.head(SHOWN_VOICES)
+    rows = [_voice(str(name), row) for name, row in shown.iterrows()]
+    left = table.iloc[len(shown) :]
+    if len(left) or voices.beyond["rows"]:
+        seconds = (int(left["samples"].sum()) + voices.beyond["samples"]) / SAMPLE_RATE
+        utterances = int(left["rows"].sum()) + voices.beyond["rows"]
+        more = "more than " if voices.beyond["rows"] else ""
+        rows.append(f"| {more}{count(len(left))} others | {count(utterances)} | {length(seconds)} |")
+    return "## Voices\n\n" + "\n".join(["| voice | utterances | audio |", "|---|--:|--:|", *rows])
+
+
+def _voice(name: str, row: pd.Series) -> str:
+    return f"| {_escaped(name)} | {count(int(row['rows']))} | {length(int(row['samples']) / SAMPLE_RATE)} |"
+
+
+def _checks(config: JobConfig, summary: Summary) -> str:
+    limits = config.checks.model_dump()
+    rows = [f"| {name} | {_limit(limits[key])} | {_beyond(name, summary)} |" for name, (_, key) in CHECKS.items()]
+    what = (
+        "Audio beyond a limit is kept: the column `problems` of `index.parquet` names the checks."
+        if config.on_bad_audio == "keep"
+        else "Audio beyond a limit was left out."
+    )
+    return (
+        "## Checks\n\n"
+        "Every utterance is finite and has the length that its tokens ask for; levels, silence, clipping, offset and "
+        f"clicks were measured, and are in `index.parquet`. {what} Nobody has listened to all of it, and no check "
+        "compares what is said with a text.\n\n"
+    ) + "\n".join(["| check | limit | rows beyond it |", "|---|--:|--:|", *rows])
+
+
+def _limit(value: float | None) -> str:
+    return "off" if value is None else f"{value:g}"
+
+
+def _beyond(name: str, summary: Summary) -> str:
+    rows = summary.problems.get(name, 0)
+    return f"{count(rows)} ({percent(rows, summary.rows_done)})" if rows else "0"
+
+
+def _contents(config: JobConfig) -> str:
+    suffix = FORMATS[config.format].suffix
+    reader = (
+        'load_dataset(FOLDER, split="train")  # of the library datasets; the column audio decodes to 24 kHz'
+        if config.format == "parquet"
+        else f'WebDataset(sorted(glob("FOLDER/audio/*.{suffix}")))  # of the library webdataset'
+    )
+    return (
+        "## Contents\n\n"
+        f"- `audio/*.{suffix}`: the utterances, with the columns of the manifest\n"
+        "- `index.parquet`: where each utterance is, its length, the sha256 of its stored audio and its measures\n\n"
+        f"```python\n{reader}\n```\n\n"
+        "`job.json`, `failures.parquet`, `report.html` and `ledger/` are the job's own. They name paths of where it ran, "
+        "and readers need none of them."
+    )
+
+
+def _left_to_say() -> str:
+    return (
+        "## What only its maker can say\n\n"
+        "The licence, the languages, the source of the tokens, and whose voices these are and that they agreed."
+    )
+
+
+def _escaped(text: str) -> str:
+    """For Markdown: every mark of punctuation stands for itself; a hyphen does so anyway."""
+    return re.sub(r"([!-,./:-@\[-`{-~])", r"\\\1", plain(text))
