@@ -15,7 +15,7 @@ from jobs.command import FINISHED, Context, command, files, options_of, output_a
 @storage_option
 @command
 def report(context: Context, output: str, out: str | None, storage_options: str | None) -> int:
-    """Show a job on one HTML page: its sound, its numbers, its failures.
+    """Show a job on one HTML page: its voices, numbers, failures.
 
     The page holds everything it shows, under 10 MB, and opens from disk without a network: players and mel spectrograms
     of a row of each voice and of the rows furthest beyond the checks; audio of each voice; durations, loudness and
