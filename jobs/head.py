@@ -20,6 +20,12 @@ PORTS = {"http": 80, "https": 443}
 HEADERS = "RAY_JOB_HEADERS"  # as of Ray's own command line: JSON, for heads behind something that asks who one is
 # Ray's client follows these whatever address it is given.
 OVERRIDES = ("RAY_API_SERVER_ADDRESS", "RAY_ADDRESS")
+CHATTY = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+    "ray._private.runtime_env.working_dir",
+)
 EXAMPLE = "http://HEAD:8265"
 
 
@@ -92,5 +98,5 @@ def _without_overrides() -> Iterator[None]:
 
 def _hush() -> None:
     """Ray's client says each of its steps."""
-    for name in ("ray.dashboard", "ray._private.runtime_env"):
+    for name in CHATTY:
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -26,12 +26,12 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 from jobs.config import JobConfig
 from jobs.errors import InputError, JobError, Unfinished
 from jobs.head import connect
-from jobs.urls import is_url
 
 CONFIG_NAME = "job.yaml"
 PATHS = ("model", "manifest", "voices", "output")
 # `s3gen synth` commits what it can after SIGTERM, for up to 28 s; Ray would kill it after 3.
 ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
+LEFT_HERE = [".git", ".venv"]  # of a working directory, beside what its .gitignore names
 EXIT_CODES = (0, 1, 2, 3)  # of `s3gen synth`
 NO_SUCH_COMMAND = 127  # of the shell that starts it
 QUIET_SECONDS = 60.0  # without a line of the log: time to ask whether the job is still there
@@ -75,7 +75,7 @@ def submit(order: SubmitOrder) -> Submitted:
             client.submit_job(
                 entrypoint=entrypoint,
                 submission_id=job_id,
-                runtime_env={"working_dir": folder, "env_vars": ENVIRONMENT},
+                runtime_env={"working_dir": folder, "excludes": LEFT_HERE, "env_vars": ENVIRONMENT},
             )
         except (*Failed, ValueError) as error:
             raise InputError(f"--address {order.address}: the cluster did not take the job: {error}") from None
@@ -101,10 +101,9 @@ def pack(order: SubmitOrder, folder: Path) -> None:
     (folder / CONFIG_NAME).write_text(text, encoding="utf-8")
 
 
-def local_paths(config: JobConfig) -> dict[str, str]:
+def local_paths(config: JobConfig) -> list[str]:
     """The keys whose values are paths and no URLs, which every machine of a cluster has to have."""
-    values = {key: str(getattr(config, key)) for key in PATHS}
-    return {key: value for key, value in values.items() if os.path.isabs(value) and not is_url(value)}
+    return [key for key in PATHS if os.path.isabs(getattr(config, key))]
 
 
 def _refuse_secrets(order: SubmitOrder) -> None:

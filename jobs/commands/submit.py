@@ -45,7 +45,7 @@ def submit(
     storage_options: str | None,
     no_wait: bool,
 ) -> int:
-    """Run the job of a configuration file on a Ray cluster, through Ray's job API.
+    """Run a job on a Ray cluster, through Ray's job API.
 
     The configuration is checked here and sent; on the cluster's head `s3gen synth` runs it, with ray_address: auto. Its
     log is shown here, and its exit code is this command's. Ctrl-C leaves the job running. Submitted again, a job that
@@ -74,8 +74,9 @@ def submit(
     # A file of the cluster's goes before whatever the configuration names.
     instead = [] if storage_options is None else ["storage_options={}"]
     job = load_config(config, [*overrides_of(changes, manifest), *instead])
-    for key, path in local_paths(job).items():
-        click.echo(f"{key}: {path} has to be that on every machine of the cluster", err=True)
+    local = local_paths(job)
+    if local:
+        click.echo(f"local paths, which every machine of the cluster has to have: {', '.join(local)}", err=True)
     sent = send(
         SubmitOrder(config=job, address=address, limit=limit, working_dir=working_dir, storage_options=storage_options)
     )

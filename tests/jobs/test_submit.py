@@ -85,9 +85,9 @@ def test_credentials_are_sent_or_looked_for_in_the_package(
     assert SECRET not in str(caught.value)
 
 
-def test_local_path_is_a_surprise_on_the_cluster(job: Callable[..., Path], tmp_path: Path) -> None:
-    config = load_config(job(output="s3://bucket/out", model="owner/name"))
-    assert local_paths(config) == {"manifest": str(tmp_path / "m.parquet"), "voices": str(tmp_path / "v.parquet")}
+def test_local_path_is_a_surprise_on_the_cluster(job: Callable[..., Path]) -> None:
+    assert local_paths(load_config(job(output="s3://bucket/out", model="owner/name"))) == ["manifest", "voices"]
+    assert local_paths(load_config(job(model="./model"))) == ["model", "manifest", "voices", "output"]
 
 
 def test_missing_working_directory_gives_a_traceback(job: Callable[..., Path], tmp_path: Path) -> None:
