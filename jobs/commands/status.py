@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from jobs.command import FINISHED, Context, command, json_option, options_of, storage_option
+from jobs.command import FINISHED, Context, command, json_option, options_of, output_argument, storage_option
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
@@ -15,12 +15,23 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("output")
+@output_argument
 @json_option
 @storage_option
 @command
 def status(context: Context, output: str, as_json: bool, storage_options: str | None) -> int:
-    """Say how far a job is, from its output alone."""
+    """Say how far a job is, from its output alone.
+
+    \b
+    Examples:
+      s3gen status my_speech
+      s3gen status s3://bucket/speech --json
+
+    \b
+    Exit codes:
+      0  it could answer, whatever the state is
+      2  no such job
+    """
     from jobs.status import status as read
 
     found = read(output, options_of(storage_options))
