@@ -193,8 +193,8 @@ def _contents(config: JobConfig) -> str:
         f"- `audio/*.{suffix}`: the utterances, with the columns of the manifest\n"
         "- `index.parquet`: where each utterance is, its length, the sha256 of its stored audio and its measures\n\n"
         f"```python\n{reader}\n```\n\n"
-        "`job.json`, `failures.parquet`, `report.html` and `ledger/` are the job's own. They name paths of where it ran, "
-        "and readers need none of them."
+        "`job.json`, `failures.parquet`, `report.html` and `ledger/` are the job's own. They name paths of where it "
+        "ran, and readers need none of them."
     )
 
 

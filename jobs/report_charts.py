@@ -12,7 +12,8 @@ import numpy.typing as npt
 from jobs.report_numbers import Spread
 from jobs.report_words import count
 
-BARS = 40  # at most, of a histogram
+BARS = 40  # at most, of a histogram; of few values fewer, down to
+FEWEST_BARS = 8
 TICKS = 6  # at most, of an axis
 OUTER = 0.002  # of all values at each end; beyond, they are counted in the last bar
 
@@ -74,7 +75,8 @@ def histogram(spread: Spread, *, title: str, axis: str, unit: Callable[[float], 
     # In whole steps of the spread, and each bar as many of them: else bars would differ by what falls into them.
     places = round(spread.low / spread.step) + np.arange(len(spread.counts))
     low, high = (round(spread.quantile(share) / spread.step) for share in (OUTER, 1 - OUTER))
-    wide = math.ceil(nice_step(max(1.0, (high - low) / BARS)))
+    most_bars = min(max(round(2 * math.sqrt(spread.total)), FEWEST_BARS), BARS)
+    wide = math.ceil(nice_step(max(1.0, (high - low) / most_bars)))
     start = low // wide * wide
     bins = (high - start) // wide + 1
     counts = np.bincount(np.clip((places - start) // wide, 0, bins - 1), weights=spread.counts, minlength=bins)
@@ -90,8 +92,8 @@ def histogram(spread: Spread, *, title: str, axis: str, unit: Callable[[float], 
         if amount
     ]
     facts = [(name, unit(spread.quantile(share))) for name, share in QUANTILES]
-    most = f"{count(int(counts.max()))} {rows}"
-    return Chart(title=title, axis=axis, most=most, bars=bars, ticks=ticks(edges[0], edges[-1]), facts=facts)
+    top = f"{count(int(counts.max()))} {rows}"
+    return Chart(title=title, axis=axis, most=top, bars=bars, ticks=ticks(edges[0], edges[-1]), facts=facts)
 
 
 def course(values: Values, span: float, *, title: str, axis: str, unit: Callable[[float], str], facts: Facts) -> Chart:

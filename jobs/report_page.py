@@ -141,11 +141,12 @@ def _tiles(material: Material) -> list[Tile]:
     more = "more than " if numbers.voices.beyond["rows"] else ""
     rows = f"of {count(status.rows_total)}"
     mean = length(status.audio_seconds / status.rows_done) if status.rows_done else "nothing"
+    each = numbers.samples / SAMPLE_RATE / max(voices, 1)
     attempted = status.rows_done + status.rows_failed
     return [
         Tile("Audio", about + length(status.audio_seconds), f"{mean} a row"),
         Tile("Rows made", about + count(status.rows_done), rows),
-        Tile("Voices", more + count(voices), "in the sample" if material.partial else "that are heard"),
+        Tile("Voices", more + count(voices), f"{length(each)} each"),
         Tile(
             "Failed rows", about + count(status.rows_failed), percent(status.rows_failed, attempted),
             "bad" if status.rows_failed else "",
@@ -220,7 +221,7 @@ def _card(player: Player, heading: str, beyond: str, *, with_voice: bool = False
         picture=player.picture,
         heard=heard,
         trouble=player.trouble,
-        facts=f"{seconds}{cut} · {decibels(pick.rms_db)} · peak {number(pick.peak, 2)}",
+        facts=f"{seconds}{cut} · {decibels(pick.rms_db)} · peak {pick.peak:.2f}",
     )
 
 
