@@ -1,0 +1,57 @@
+"""What a trial says of the whole job's speed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from jobs.config import JobConfig, config_from
+from jobs.ledger import Ledger
+from jobs.trial import trial_of
+from tests.jobs.made_job import prepare, start, write_manifest
+
+
+def _config(output: Path, **values: object) -> JobConfig:
+    return config_from({"model": "m", "manifest": "m", "voices": "v", "output": str(output), **values})
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return start(str(tmp_path / "out"), write_manifest(tmp_path / "m.parquet", 16))
+
+
+def _make(ledger: Ledger, shard: int, worker: str, began: float, ended: float) -> None:
+    attempt, record = prepare(ledger, shard)
+    done = replace(record, samples=24_000 * 10, worker=worker, started_at=began, finished_at=ended)
+    ledger.commit(attempt, done)
+
+
+def test_two_workers_pass_for_one_that_is_twice_as_fast(ledger: Ledger, tmp_path: Path) -> None:
+    # Two shards at a time in each worker's hands: its time counts once.
+    for shard, (worker, began, ended) in enumerate([("a:1", 0, 8), ("b:1", 0, 9), ("a:1", 4, 10), ("b:1", 5, 10)]):
+        _make(ledger, shard, worker, began, ended)
+    found = trial_of(_config(tmp_path, engine={"device": "cpu"}), ledger.folder.url)
+    assert found is not None
+    assert (found.speed, found.seconds, found.unit) == (40 / 20, 20, "worker")
+    assert found.is_short
+    # Of a GPU for each two workers, both have a part.
+    shared = trial_of(_config(tmp_path, engine={"device": "cuda"}, gpus_per_worker=0.5), ledger.folder.url)
+    assert shared is not None
+    assert (shared.speed, shared.unit) == (4, "GPU")
+
+
+def test_a_pause_between_two_runs_passes_for_work(ledger: Ledger, tmp_path: Path) -> None:
+    for shard, began in enumerate((0, 50, 9_000, 9_050)):
+        _make(ledger, shard, "a:1", began, began + 50)
+    found = trial_of(_config(tmp_path, engine={"device": "cpu"}), ledger.folder.url)
+    assert found is not None
+    assert (found.speed, found.seconds, found.is_short) == (40 / 200, 200, False)
+
+
+def test_a_trial_in_which_no_row_was_made_has_a_speed(ledger: Ledger, tmp_path: Path) -> None:
+    for shard in range(4):
+        attempt, record = prepare(ledger, shard)
+        ledger.commit(attempt, replace(record, samples=0))
+    assert trial_of(_config(tmp_path), ledger.folder.url) is None
