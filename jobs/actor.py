@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import ray
 
 from jobs.patience import trust_addresses
+from jobs.records import worker_name
 from jobs.schedule import BrokenWorker
 
 MOST_AT_ONCE = 4  # tasks in a worker's hands, whatever it asks for
@@ -67,7 +68,12 @@ class Hand:
     def place(self) -> dict[str, Any]:
         """Answers once the actor runs: where, and with which GPUs."""
         context = ray.get_runtime_context()
-        return {"pid": os.getpid(), "node": context.get_node_id(), "gpus": [str(gpu) for gpu in ray.get_gpu_ids()]}
+        return {
+            "name": worker_name(),
+            "pid": os.getpid(),
+            "node": context.get_node_id(),
+            "gpus": [str(gpu) for gpu in ray.get_gpu_ids()],
+        }
 
     def load(self, recipe: Recipe, environment: Mapping[str, str]) -> int:
         """Makes the worker; answers how many tasks it takes at once."""

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 import ray
@@ -24,6 +26,7 @@ from jobs.member import NO_TASK, Call, Member
 from jobs.placement import Share, auto_workers
 from jobs.schedule import BrokenWorker, Schedule
 from jobs.session import draining, is_gone, nodes, passed_environment
+from jobs.sight import Sight
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +39,10 @@ PATIENCE_SECONDS = 20.0  # without any worker placed, before the user is told wh
 START_ERRORS = 3  # errors in a row while making a worker, with none at work, that end the run
 START_DEATHS = 10  # the same, for workers that were killed while they were made
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.5, 30.0
+LOST_SECONDS, MOST_LOST = 60.0, 20  # how long a lost worker stays to be seen, and how many
 
 OnReport = Callable[[int, Any], None]
+OnLook = Callable[[Sequence[Sight]], None]
 
 
 class Crew:
@@ -71,6 +76,7 @@ class Crew:
             num_cpus=share.cpus, num_gpus=share.gpus, max_restarts=0, max_concurrency=CALLS_AT_ONCE
         )
         self._members: list[Member] = []
+        self._gone: deque[tuple[float, Sight]] = deque(maxlen=MOST_LOST)  # when each was lost
         self._inbox: Inbox[Call] = Inbox()
         self._draining: set[str] = set()
         self._target = self._size()
@@ -81,12 +87,19 @@ class Crew:
         self._start_failures: list[tuple[bool, str]] = []  # since the last worker that got ready: died, why
         self._said_waiting = False
 
-    def work(self, schedule: Schedule, on_report: OnReport, should_stop: Callable[[], bool] = lambda: False) -> None:
+    def work(
+        self,
+        schedule: Schedule,
+        on_report: OnReport,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_look: OnLook = lambda workers: None,
+    ) -> None:
         """Runs the schedule until it is finished or told to stop; tasks that were given up are in the schedule.
 
         Args:
             on_report: gets the number and the report of each task that is done.
-            should_stop: asked about once a second. What either of them raises ends the run at once.
+            should_stop: asked about once a second.
+            on_look: gets the workers as they are, about once a second. What any of these raises ends the run at once.
 
         Raises:
             JobError: no worker can be made; the first error is in the message.
@@ -94,10 +107,12 @@ class Crew:
         try:
             while not schedule.finished and not should_stop():
                 self._hire()
+                looked = self._look_at_clock(schedule)
                 if self._may_hand_out:
                     self._hand_out(schedule)
+                if looked:  # and whoever can be is at work again
+                    on_look(self.sights())
                 self._listen(schedule, on_report)
-                self._look_at_clock(schedule)
             self._drain(schedule, on_report)
         finally:
             for member in self._members:
@@ -107,6 +122,14 @@ class Crew:
     def places(self) -> list[dict[str, Any]]:
         """Where the actors are: pid, node and GPU ids of each that is placed."""
         return [member.place for member in self._members if member.place]
+
+    def sights(self) -> list[Sight]:
+        """The workers as they are, and those that were lost of late."""
+        now = time.monotonic()
+        while self._gone and now - self._gone[0][0] > LOST_SECONDS:
+            self._gone.popleft()
+        lost = [replace(sight, seconds=now - when) for when, sight in self._gone]
+        return [*lost, *(member.sight(now) for member in self._members)]
 
     # --- making and ending workers ------------------------------------------------------------------------------------
 
@@ -134,13 +157,16 @@ class Crew:
             self._ask(member, member.actor.place.remote())
             self._members.append(member)
 
-    def _ask(self, member: Member, reference: Any, task: int = NO_TASK) -> Call:
-        call = Call(member, task, reference)
+    def _ask(self, member: Member, reference: Any, task: int = NO_TASK, tries: int = 1) -> Call:
+        call = Call(member, task, reference, tries, time.monotonic())
         member.calls.append(call)
         self._inbox.expect(reference, call)
         return call
 
-    def _dismiss(self, member: Member) -> None:
+    def _dismiss(self, member: Member, *, lost: bool = False) -> None:
+        if lost:
+            now = time.monotonic()
+            self._gone.append((now, member.sight(now, "lost")))
         member.kill()
         self._members.remove(member)
 
@@ -177,7 +203,7 @@ class Crew:
                     continue
                 if not held:
                     member.got_on = now
-                self._ask(member, member.actor.run.remote(self._payload(task)), task)
+                self._ask(member, member.actor.run.remote(self._payload(task)), task, schedule.case(task).tries)
 
     def _listen(self, schedule: Schedule, on_report: OnReport) -> None:
         """Waits a moment for any answer, and deals with all that are there."""
@@ -247,7 +273,7 @@ class Crew:
         if lost_machine(error) or (node is not None and is_gone(node)):
             self._moved(member, f"{member.name} was lost with its machine", schedule)
         elif member.stage != "ready":
-            self._dismiss(member)
+            self._dismiss(member, lost=True)
             self._start_failed(died=True, reason=f"{member.name} died")
         elif starved_machine(error):
             reason = f"{member.name} was ended by Ray, since its machine had too little memory"
@@ -262,13 +288,13 @@ class Crew:
             log.warning("%s: %s; %s", self._describe(task), reason, self._fate(task, schedule))
         if not member.tasks:
             log.info("%s; it had nothing in hand", reason)
-        self._dismiss(member)
+        self._dismiss(member, lost=True)
         self._hire_after = time.monotonic() + FIRST_BACKOFF_SECONDS
 
     def _lost(self, member: Member, death: Death, schedule: Schedule) -> None:
         """What a worker had in hand goes back: one task is to blame for the loss, of several none is."""
         tasks = member.tasks
-        self._dismiss(member)
+        self._dismiss(member, lost=True)
         if not tasks:
             log.warning("%s; it had nothing in hand", death.reason)
         if death.starved and len(tasks) > 1:
@@ -294,10 +320,11 @@ class Crew:
 
     # --- time ---------------------------------------------------------------------------------------------------------
 
-    def _look_at_clock(self, schedule: Schedule) -> None:
+    def _look_at_clock(self, schedule: Schedule) -> bool:
+        """Looks at everybody, about once a second; returns whether it has."""
         now = time.monotonic()
         if now - self._looked < min(POLL_SECONDS, self._ask_every):
-            return
+            return False
         self._looked, self._may_hand_out = now, True
         for member in list(self._members):
             if member.stage == "ready":
@@ -306,6 +333,7 @@ class Crew:
                 self._dismiss(member)
                 self._start_failed(died=False, reason=f"it was not ready after {START_SECONDS:g} s")
         self._look_at_places(now)
+        return True
 
     def _look_at(self, member: Member, now: float, schedule: Schedule) -> None:
         """Whether a worker gets on, and whether it is still wanted where it is."""

@@ -26,14 +26,17 @@ from jobs.finish import Task, Work, finalise
 from jobs.isolation import Case
 from jobs.lease import Lease
 from jobs.ledger import Ledger, exists
+from jobs.live import showing
+from jobs.metrics import Metrics, endpoints
 from jobs.models import device_of
 from jobs.patience import PATIENT
 from jobs.placement import Share
 from jobs.plan import Plan, ShardSet
-from jobs.progress import Meter, showing
+from jobs.progress import Meter
 from jobs.records import ShardReport
 from jobs.schedule import Schedule
 from jobs.session import connected, nodes, plan_share
+from jobs.sight import Sight
 from jobs.stop import Stop
 from jobs.storage import Folder
 from jobs.tally import Summary
@@ -162,6 +165,8 @@ def _make_shards(
     left = (index for index in range(len(plan)) if index not in done)
     schedule = Schedule(left, rows=lambda shard: plan.shard(shard).rows)
     meter = Meter(plan.rows, rows_before=plan.rows_of(done))
+    metrics = Metrics(meter, ledger.folder.url)
+    log.debug("metrics for Prometheus: %s", ", ".join(endpoints()) or "none, this Ray has no agent that gives them")
     crew = Crew(
         trade.recipe(ledger),
         workers=config.workers,
@@ -177,10 +182,15 @@ def _make_shards(
             nonlocal made
             made += 1
             log.debug("shard %d: %d rows, %d failed", shard, report.rows_done, report.rows_failed)
-            meter.add(done=report.rows_done, failed=report.rows_failed, audio_seconds=report.samples / SAMPLE_RATE)
+            meter.take(report)
+            metrics.take(report)
             changed()
 
-        crew.work(schedule, on_report, lambda: _lost_or_asked(lease, stop))
+        def on_look(workers: Sequence[Sight]) -> None:
+            metrics.look(workers)
+            changed(workers)
+
+        crew.work(schedule, on_report, lambda: _lost_or_asked(lease, stop), on_look)
     if stop.requested or schedule.given_up:
         raise Unfinished(_what_is_left(ledger, len(plan) - len(done) - made, schedule, stop))
 

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import ray
 
+from jobs.sight import Held, Sight, State
+
 Stage = Literal["placing", "loading", "ready"]
 
 NO_TASK = -1
@@ -19,12 +21,16 @@ class Call:
 
     Attributes:
         task: in its hands until it answers; `NO_TASK` where it was asked for something else.
+        tries: how often the task was handed out, this time included.
+        since: when that was.
         reference: to the answer, which is dropped when nobody holds this.
     """
 
     member: Member
     task: int
     reference: Any
+    tries: int = 1
+    since: float = 0.0
 
 
 @dataclass(eq=False, slots=True)
@@ -35,7 +41,7 @@ class Member:
         since: when its stage began.
         calls: that it has not answered; of tasks, once it is ready.
         room: how many tasks it takes at once.
-        place: where it is: pid, node, GPU ids; empty until it is placed.
+        place: where it is: name (``host:pid``), pid, node, GPU ids; empty until it is placed.
         pulse: the last number that it answered when it was asked whether it gets on.
         got_on: when that number moved, or when a task was handed out, done or failed.
         asked: the question after its pulse that it has not answered.
@@ -62,6 +68,23 @@ class Member:
     def name(self) -> str:
         """For messages."""
         return f"its worker (process {self.place.get('pid', 'not yet started')})"
+
+    def sight(self, now: float, state: State | None = None) -> Sight:
+        """What is to be seen of it.
+
+        Args:
+            state: where it is another than its stage says.
+        """
+        held = tuple(Held(call.task, call.tries, now - call.since) for call in self.calls if call.task != NO_TASK)
+        ready: State = "at work" if held else "idle"
+        staged: dict[Stage, State] = {"placing": "waiting", "loading": "starting", "ready": ready}
+        return Sight(
+            name=self.place.get("name", ""),
+            gpus=tuple(self.place.get("gpus", ())),
+            state=state or staged[self.stage],
+            seconds=now - self.since,
+            held=held,
+        )
 
     def felt(self, pulse: int, now: float) -> None:
         """Takes the answer to a question after its pulse."""

@@ -1,31 +1,39 @@
-"""How a run shows itself while it works: a bar on a terminal, now and then a line everywhere else."""
+"""What a run has done so far, in numbers and in words, and the console's lines."""
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, ProgressColumn, Task
-from rich.table import Column
 from rich.text import Text
 
-LINE_SECONDS = 5.0  # between two lines where there is no terminal
-BAR_COLUMNS = 10  # of a terminal's 80, of which the numbers need the rest
+from s3gen.constants import SAMPLE_RATE
+
+if TYPE_CHECKING:
+    from jobs.records import ShardReport
+
+SHOWN_REASONS = 3  # in a line of text
 
 
 @dataclass(slots=True)
 class Meter:
-    """The counts of a run, and what follows from them.
+    """Counts what a run does.
 
     Attributes:
         rows_total: of the job.
         rows_before: that earlier runs committed.
         unit: what a row is called.
+        errors: rows that failed, by code.
+        problems: rows that were made and do not pass a check, by its name.
+        retries: how often shards that are done were handed out again.
+        positions: frames that the vocoder was given, padding included.
+        by_worker: seconds of audio that each has made, by its name.
     """
 
     rows_total: int
@@ -35,16 +43,33 @@ class Meter:
     rows: int = 0  # of this run, those that failed included
     failed: int = 0
     audio_seconds: float = 0.0  # of this run
+    errors: Counter[str] = field(default_factory=Counter)
+    problems: Counter[str] = field(default_factory=Counter)
+    retries: int = 0
+    positions: int = 0
+    padding: int = 0
+    by_worker: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     started: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.started = self.clock()
 
     def add(self, *, done: int, failed: int, audio_seconds: float) -> None:
-        """One shard, or part, more."""
+        """Some rows more."""
         self.rows += done + failed
         self.failed += failed
         self.audio_seconds += audio_seconds
+
+    def take(self, report: ShardReport) -> None:
+        """One shard more."""
+        seconds = report.samples / SAMPLE_RATE
+        self.add(done=report.rows_done, failed=report.rows_failed, audio_seconds=seconds)
+        self.errors.update(report.errors)
+        self.problems.update(report.problems)
+        self.retries += report.tries - 1
+        self.positions += report.positions
+        self.padding += report.padding
+        self.by_worker[report.worker] += seconds
 
     @property
     def rows_seen(self) -> int:
@@ -52,62 +77,63 @@ class Meter:
         return self.rows_before + self.rows
 
     @property
+    def progress(self) -> float:
+        """Of the job's rows: 0 to 1."""
+        return self.rows_seen / self.rows_total if self.rows_total else 1.0
+
+    @property
+    def seconds(self) -> float:
+        """Since the run began."""
+        return self.clock() - self.started
+
+    @property
     def speed(self) -> float:
         """Seconds of audio per second, of this run."""
-        return self.audio_seconds / max(self.clock() - self.started, 1e-9)
+        return self.audio_seconds / max(self.seconds, 1e-9)
 
     @property
     def eta_seconds(self) -> float | None:
         """Until the last row, at the rate of this run; None before the first shard."""
         if not self.rows:
             return None
-        return (self.clock() - self.started) / self.rows * (self.rows_total - self.rows_seen)
+        return self.seconds / self.rows * (self.rows_total - self.rows_seen)
+
+    @property
+    def padding_share(self) -> float:
+        """Of what the vocoder was given: 0 to 1."""
+        return self.padding / self.positions if self.positions else 0.0
 
     def text(self) -> str:
-        """Rows, audio, speed, time left."""
-        failed = f", {self.failed} failed" if self.failed else ""
-        rows = f"{self.rows_seen}/{self.rows_total} {self.unit}{failed}"
+        """Rows, failures, audio, speed, padding, time left."""
+        rows = f"{self.rows_seen}/{self.rows_total} {self.unit}{self._failed_text()}"
         if self.eta_seconds is None:
             return f"{rows}, waiting for the first"
         audio, eta = clock_time(self.audio_seconds), clock_time(self.eta_seconds)
-        return f"{rows}, {audio} audio, {self.speed:.1f} x real time, ETA {eta}"
+        padding = f", {self.padding_share:.0%} padding" if self.positions else ""
+        return f"{rows}, {audio} of audio, {self.speed:.1f} x real time{padding}, ETA {eta}"
+
+    def _failed_text(self) -> str:
+        if not self.failed:
+            return ""
+        reasons = f" ({listed(self.errors, SHOWN_REASONS)})" if self.errors else ""
+        return f", {self.failed} failed{reasons}"
+
+
+def listed(found: Mapping[str, int], most: int) -> str:
+    """``silence 9, dc 2 and 3 more kinds``: the most frequent first.
+
+    Args:
+        found: how often, by name.
+        most: how many names are shown.
+    """
+    names = sorted(found, key=lambda name: (-found[name], name))
+    more = f" and {len(names) - most} more kinds" if len(names) > most else ""
+    return ", ".join(f"{name} {found[name]}" for name in names[:most]) + more
 
 
 def clock_time(seconds: float) -> str:
     """`1:02:03`, or `4 days, 1:02:03`."""
     return str(timedelta(seconds=round(seconds)))
-
-
-@contextlib.contextmanager
-def showing(meter: Meter, console: Console) -> Iterator[Callable[[], None]]:
-    """Shows the meter during the block; what is yielded is to be called after each change."""
-    if not console.is_terminal:
-        yield _Lines(meter, console).changed
-        return
-    with Progress(BarColumn(BAR_COLUMNS), _MeterColumn(meter), console=console, transient=True) as bar:
-        task = bar.add_task("", total=meter.rows_total, completed=meter.rows_seen)
-        yield lambda: bar.update(task, completed=meter.rows_seen)
-
-
-class _Lines:
-    def __init__(self, meter: Meter, console: Console) -> None:
-        self._meter, self._console = meter, console
-        self._said = meter.clock() - LINE_SECONDS
-
-    def changed(self) -> None:
-        now = self._meter.clock()
-        if now - self._said >= LINE_SECONDS:
-            self._said = now
-            say(self._console, self._meter.text())
-
-
-class _MeterColumn(ProgressColumn):
-    def __init__(self, meter: Meter) -> None:
-        super().__init__(Column(no_wrap=True))
-        self._meter = meter
-
-    def render(self, task: Task) -> Text:
-        return Text(self._meter.text())
 
 
 def say(console: Console, text: str) -> None:

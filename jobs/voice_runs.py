@@ -12,8 +12,9 @@ from rich.console import Console
 from jobs.actor import Recipe
 from jobs.crew import Crew
 from jobs.errors import Unfinished
+from jobs.live import showing
 from jobs.models import open_model
-from jobs.progress import Meter, showing
+from jobs.progress import Meter
 from jobs.schedule import Schedule
 from jobs.session import connected, nodes, plan_share
 from jobs.stop import Stop

@@ -3,50 +3,135 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import click
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
 
 from jobs.command import FINISHED, Context, command, json_option, options_of, output_argument, storage_option
-from jobs.progress import clock_time
+from jobs.progress import clock_time, listed, say
 
 if TYPE_CHECKING:
-    from jobs.status import Status
+    from collections.abc import Callable
+
+    from jobs.status import Observer, Status
+
+WATCH_SECONDS, LEAST_SECONDS, MOST_SECONDS = 5.0, 0.5, 86_400.0
+SHOWN_REASONS = 10
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    """Of --watch. They may be left out, so whatever stands behind the option is taken for them."""
+    if value is None:
+        return None
+    try:
+        seconds = float(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not a number of seconds; give OUTPUT first, then --watch") from None
+    if not LEAST_SECONDS <= seconds <= MOST_SECONDS:
+        raise click.BadParameter(f"{value} is not between {LEAST_SECONDS:g} and {MOST_SECONDS:g} seconds")
+    return seconds
 
 
 @click.command()
 @output_argument
 @json_option
+@click.option(
+    "--watch",
+    is_flag=False,
+    flag_value=str(WATCH_SECONDS),
+    callback=_seconds,
+    metavar="[SECONDS]",
+    help=f"Look again every so many seconds ({WATCH_SECONDS:g}), until the job is finished or stopped.",
+)
 @storage_option
 @command
-def status(context: Context, output: str, as_json: bool, storage_options: str | None) -> int:
-    """Say how far a job is, from its output alone.
+def status(context: Context, output: str, as_json: bool, watch: float | None, storage_options: str | None) -> int:
+    """Say how far a job is, from its output alone: while it runs and after, from any machine.
+
+    Rows count when their shard is committed. Of more than 4,096 shards so many are looked at, and what is said of
+    failures, audio and speed is about right. With --watch it says so again and again, until the job is finished or
+    nobody works on it; Ctrl-C ends the watching, and nothing else.
 
     \b
     Examples:
       s3gen status my_speech
-      s3gen status s3://bucket/speech --json
+      s3gen status s3://bucket/speech --watch
+      s3gen status my_speech --watch 60 --json
 
     \b
     Exit codes:
       0  it could answer, whatever the state is
       2  no such job
     """
-    from jobs.status import status as read
+    from jobs.status import Observer
 
-    found = read(output, options_of(storage_options))
-    if as_json:
-        click.echo(json.dumps(found.as_dict()))
+    observer = Observer(output, options_of(storage_options))
+    if watch is None:
+        found = observer.look()
+        click.echo(json.dumps(found.as_dict()) if as_json else "\n".join(_lines(found)))
     else:
-        _print_status(found)
+        _watch(observer, watch, as_json)
     return FINISHED
 
 
-def _print_status(found: Status) -> None:
+def _watch(observer: Observer, seconds: float, as_json: bool) -> None:
+    """Shows a job again and again; Ctrl-C ends that, and nothing else."""
+    with _showing(as_json) as show:
+        try:
+            while True:
+                found = observer.look()
+                show(found)
+                if found.state != "running":
+                    return
+                time.sleep(seconds)
+        except KeyboardInterrupt:
+            return
+
+
+@contextmanager
+def _showing(as_json: bool) -> Iterator[Callable[[Status], None]]:
+    console = Console()
+    if as_json:
+        yield lambda found: click.echo(json.dumps(found.as_dict()))
+    elif not console.is_terminal:
+        yield lambda found: say(console, _line(found))
+    else:
+        with Live(console=console, auto_refresh=False) as live:
+            yield lambda found: live.update(Text("\n".join(_lines(found))), refresh=True)
+
+
+def _lines(found: Status) -> list[str]:
+    """A job in some lines."""
     about = "about " if found.estimated else ""
     failed = f", {about}{found.rows_failed} failed" if found.rows_failed else ""
     eta = "" if not found.eta_seconds else f", about {clock_time(found.eta_seconds)} left at that speed"
-    click.echo(found.state)
-    click.echo(f"shards: {found.shards_done} of {found.shards_total}")
-    click.echo(f"rows: {about}{found.rows_done} of {found.rows_total} made{failed}")
-    click.echo(f"audio: {about}{clock_time(found.audio_seconds)}, at {found.speed:.1f} x real time{eta}")
+    lines = [
+        found.state,
+        f"shards: {found.shards_done} of {found.shards_total}",
+        f"rows: {about}{found.rows_done} of {found.rows_total} made{failed}",
+        f"audio: {about}{clock_time(found.audio_seconds)}, at {found.speed:.1f} x real time{eta}",
+    ]
+    if found.padding:
+        lines.append(f"padding: {found.padding:.1%} of what the vocoder computed")
+    if found.errors:
+        lines.append(f"failed: {about}{listed(found.errors, SHOWN_REASONS)}")
+    if found.problems:
+        lines.append(f"suspect: kept, but not past a check: {about}{listed(found.problems, SHOWN_REASONS)}")
+    if found.retries:
+        lines.append(f"retries: {about}{found.retries} times a shard was handed out again")
+    return lines
+
+
+def _line(found: Status) -> str:
+    """A job in one line."""
+    about = "about " if found.estimated else ""
+    failed = f", {about}{found.rows_failed} failed ({listed(found.errors, 3)})" if found.rows_failed else ""
+    rows = f"{found.state}: {about}{found.rows_done + found.rows_failed}/{found.rows_total} rows{failed}"
+    eta = "" if not found.eta_seconds else f", ETA {clock_time(found.eta_seconds)}"
+    return f"{rows}, {about}{clock_time(found.audio_seconds)} of audio, {found.speed:.1f} x real time{eta}"

@@ -65,7 +65,10 @@ class Actor:
 
     def placed(self, machine: str) -> None:
         self.machine = machine
-        self.world.answer(self, self._waits_for_place, 0.1, {"pid": id(self), "node": machine, "gpus": []})
+        self.world.answer(self, self._waits_for_place, 0.1, self._where())
+
+    def _where(self) -> dict[str, Any]:
+        return {"name": f"{self.machine}:{id(self)}", "pid": id(self), "node": self.machine, "gpus": ["0"]}
 
     def _load(self, recipe: Any, environment: Any) -> Reference:
         return self.world.answer(self, Reference(), self.world.load_seconds, self.world.room)

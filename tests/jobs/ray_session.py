@@ -22,6 +22,7 @@ def local_ray() -> Iterator[None]:
             log_to_driver=False,
             logging_level="error",
             object_store_memory=100 * 2**20,
+            _system_config={"metrics_report_interval_ms": 1_000},  # of its own it would be ten seconds
         )
     yield
     ray.shutdown()

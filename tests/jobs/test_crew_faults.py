@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -16,6 +16,7 @@ from jobs.errors import JobError, StorageError
 from jobs.isolation import Case, Death
 from jobs.placement import Share
 from jobs.schedule import MAX_HALVINGS, MAX_MOVES, Schedule
+from jobs.sight import Sight
 from jobs.worker import Order
 from tests.jobs.fake_ray import NEVER, Actor, Ends, Reference, Script, World, killer
 
@@ -30,6 +31,7 @@ class Run:
         self.world = world
         self.reports: dict[int, Any] = {}
         self.orders: list[Any] = []
+        self.looks: list[Sequence[Sight]] = []
         self.schedule = Schedule(range(tasks), rows=None if rows is None else lambda task: rows)
         share = Share(cpus=cpus, gpus=0, threads=1)
         self.crew = Crew(RECIPE, workers=workers, share=share, payload=self._payload, stall_seconds=STALL)
@@ -40,7 +42,8 @@ class Run:
         return self.orders[-1]
 
     def work(self, until: Callable[[], bool] = lambda: False, seconds: float = 10_000_000) -> Run:
-        self.crew.work(self.schedule, self._report, lambda: until() or self.world.seconds > seconds)
+        stop = lambda: until() or self.world.seconds > seconds  # noqa: E731
+        self.crew.work(self.schedule, self._report, stop, self.looks.append)
         return self
 
     def _report(self, task: int, report: Any) -> None:
@@ -369,3 +372,33 @@ def test_a_driver_of_a_thousand_workers_spends_its_time_on_each_answer(monkeypat
     assert len(run.reports) == 3_000
     # The fake cluster's own work is in it.
     assert spent / 3_000 < 0.005
+
+
+# --- what the driver sees ---------------------------------------------------------------------------------------------
+
+
+def test_a_worker_is_not_seen_from_its_place_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, {"a": 1}, lambda actor, order: (30.0, Ends() if actor is world.actors[0] else order))
+    run = Run(world, 2, workers=1).work()
+    first = [worker for look in run.looks for worker in look if worker.name == f"a:{id(world.actors[0])}"]
+    assert list(dict.fromkeys(worker.state for worker in first)) == ["starting", "at work", "lost"]
+    (held,) = next(worker.held for worker in reversed(first) if worker.state == "at work")
+    assert (held.task, held.tries) == (0, 1)
+    assert 25 < held.seconds <= 30
+    lost = [worker for worker in first if worker.state == "lost"]
+    assert {worker.held for worker in lost} == {lost[0].held}
+    assert lost[-1].seconds == pytest.approx(crews.LOST_SECONDS, abs=2)
+    assert len(run.looks) == pytest.approx(world.seconds, abs=5)  # a look a second
+
+
+def test_a_worker_without_a_place_or_a_task_seems_to_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, {"a": 2}, steady())
+    run = Run(world, 1, workers=3).work()
+    assert sorted(worker.state for worker in run.looks[-1]) == ["at work", "idle", "waiting"]
+
+
+def test_the_second_try_at_a_shard_passes_for_its_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World(monkeypatch, {"a": 1}, lambda actor, order: (5.0, Ends() if len(world.actors) == 1 else order))
+    run = Run(world, 1, workers=1).work()
+    held = {each.tries for look in run.looks for worker in look if worker.state == "at work" for each in worker.held}
+    assert held == {1, 2}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,8 +16,9 @@ from jobs.finish import finalise
 from jobs.lease import Timing, is_live, read_lease
 from jobs.ledger import Ledger
 from jobs.plan import ShardSet
-from jobs.status import _tally, status
+from jobs.status import Observer, status
 from jobs.tally import Tally
+from tests.jobs.command import cli
 from tests.jobs.made_job import bare_record, make, make_all, start, write_manifest
 
 
@@ -39,6 +41,8 @@ def test_a_job_from_its_start_to_its_end(place: str, manifest: str) -> None:
         assert (running.state, running.shards_done, running.rows_done, running.rows_failed) == ("running", 2, 7, 1)
         assert running.audio_seconds > 0
         assert running.speed > 0
+        assert (running.errors, running.problems, running.retries) == ({"token_out_of_range": 1}, {}, 1)
+        assert running.padding == pytest.approx(0.1)
         # 6 rows are left, of the mean length of the 8 so far.
         assert running.eta_seconds == pytest.approx(6 / 8 * running.audio_seconds / running.speed)
     assert status(place).state == "stopped"
@@ -51,6 +55,8 @@ def test_a_job_from_its_start_to_its_end(place: str, manifest: str) -> None:
     assert (finished.state, finished.rows_done, finished.rows_failed, finished.eta_seconds) == ("finished", 12, 2, 0.0)
     assert finished.audio_seconds == before.audio_seconds
     assert finished.speed == pytest.approx(before.speed)
+    told = ("errors", "problems", "retries", "padding")
+    assert [getattr(finished, name) for name in told] == [getattr(before, name) for name in told]
 
 
 def test_the_keys_are_those_of_the_contract(tmp_path: Path, manifest: str) -> None:
@@ -58,7 +64,7 @@ def test_the_keys_are_those_of_the_contract(tmp_path: Path, manifest: str) -> No
     values = json.loads(json.dumps(status(str(tmp_path / "out")).as_dict()))
     assert list(values) == [
         *("state", "shards_total", "shards_done", "rows_total", "rows_done", "rows_failed"),
-        *("audio_seconds", "speed", "eta_seconds", "estimated"),
+        *("audio_seconds", "speed", "eta_seconds", "errors", "problems", "retries", "padding", "estimated"),
     ]
 
 
@@ -98,6 +104,25 @@ def test_many_shards_are_told_from_a_sample_of_their_records(
     assert found.audio_seconds == pytest.approx(sum(record.samples for record in records) / 24_000 / 8 * 10)
 
 
+def _observer(ledger: Any) -> Observer:
+    observer = Observer.__new__(Observer)
+    observer._ledger, observer._records = ledger, {}
+    return observer
+
+
+def test_whoever_watches_a_long_job_reads_its_records_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jobs.status.EXACT_RECORDS", 100)
+    read: list[int] = []
+    ledger: Any = SimpleNamespace(read_some=lambda wanted: [read.append(n) or bare_record(shard=n) for n in wanted])
+    observer, done = _observer(ledger), ShardSet(20_000)
+    for end in range(50, 20_001, 50):
+        done.add(range(end))
+        assert observer._tally(done).shards == min(end, 100)
+    # Of those that are new, each time fewer belong to the sample: 100 x ln(20,000 / 100), and the first 100.
+    assert len(read) < 100 * 8
+    assert len(observer._records) == 100
+
+
 @pytest.mark.parametrize(("workers", "pauses"), [(1, 0), (1, 2), (200, 1)])
 def test_the_speed_of_a_sample_is_about_that_of_all(monkeypatch: pytest.MonkeyPatch, workers: int, pauses: int) -> None:
     """Of few workers most time lies between the shards of a sample; it is no pause, but a pause is one."""
@@ -113,7 +138,7 @@ def test_the_speed_of_a_sample_is_about_that_of_all(monkeypatch: pytest.MonkeyPa
     done.add(range(shards))
     ledger: Any = SimpleNamespace(read_some=lambda wanted: [records[n] for n in wanted])
     monkeypatch.setattr("jobs.status.EXACT_RECORDS", 500)
-    sample = _tally(ledger, done)
+    sample = _observer(ledger)._tally(done)
     assert sample.shards == 500
     assert sample.speed * shards / 500 == pytest.approx(Tally.of(records).speed, rel=0.1)
 
@@ -135,3 +160,79 @@ def test_speed_is_audio_per_second_in_which_something_was_in_work(times: list[tu
     tally = Tally.of(records)
     assert tally.speed == pytest.approx(60 * len(times) / busy)
     assert tally.shards == len(times)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def running(tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A job of which one more shard is done whenever whoever watches it waits; then it is finished."""
+    ledger = start(str(tmp_path / "out"), manifest)
+    left = iter(range(len(ledger.plan)))
+
+    def wait(seconds: float) -> None:
+        assert seconds == 7
+        shard = next(left, None)
+        if shard is None:
+            finalise(ledger)
+        else:
+            make(ledger, shard)
+
+    monkeypatch.setattr("jobs.commands.status.time", SimpleNamespace(sleep=wait))
+    with ledger.lease():
+        yield ledger.folder.url
+
+
+def test_a_job_is_watched_after_its_end_or_not_to_its_end(running: str) -> None:
+    result = cli("status", running, "--watch", "7")
+    assert result.exit_code == 0
+    *lines, last = result.stdout.splitlines()
+    assert [line.split(",")[0] for line in lines] == [f"running: {rows}/14 rows" for rows in (0, 4, 8, 12, 14)]
+    assert last.startswith("finished: 14/14 rows, 2 failed (null_tokens 1, token_out_of_range 1), 0:00:")
+
+
+def test_a_program_that_watches_gets_more_than_json(running: str) -> None:
+    found = [json.loads(line) for line in cli("status", running, "--json", "--watch=7").stdout.splitlines()]
+    assert [each["state"] for each in found] == ["running"] * 5 + ["finished"]
+    assert [each["shards_done"] for each in found] == [0, 1, 2, 3, 4, 4]
+
+
+def test_a_terminal_scrolls_while_a_job_is_watched(running: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    output = cli("status", running, "--watch", "7").stdout
+    assert output.count("\x1b[1A") >= 5 * 3  # up again over what was drawn before
+    assert "retries: 2 times a shard was handed out again" in output.rpartition("finished")[2]
+
+
+def test_a_stopped_job_is_watched_for_ever(tmp_path: Path, manifest: str) -> None:
+    start(str(tmp_path / "out"), manifest)
+    result = cli("status", tmp_path / "out", "--watch")
+    assert result.stdout == "stopped: 0/14 rows, 0:00:00 of audio, 0.0 x real time\n"
+
+
+def test_the_end_of_watching_looks_like_a_failure(
+    tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("jobs.commands.status.time", SimpleNamespace(sleep=interrupt))
+    with start(str(tmp_path / "out"), manifest).lease():
+        result = cli("status", tmp_path / "out", "--watch")
+    assert (result.exit_code, result.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("watch", "says"),
+    [
+        ("out", "'out' is not a number of seconds; give OUTPUT first"),
+        ("0", "0 is not between 0.5 and 86400 seconds"),
+        ("nan", "nan is not between 0.5 and 86400 seconds"),
+    ],
+)
+def test_a_watch_of_nobody_knows_how_many_seconds(watch: str, says: str) -> None:
+    result = cli("status", "--watch", watch, "out")
+    assert result.exit_code == 2
+    assert says in " ".join(result.stderr.split())
