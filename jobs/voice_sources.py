@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import json
 import posixpath
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -17,9 +15,10 @@ from jobs.audiofile import READABLE_SUFFIXES
 from jobs.errors import InputError, JobError
 from jobs.footer import Footer, Group, footer_bytes
 from jobs.inputs import open_input
+from jobs.lists import beside, read_list, suffix_of
 from jobs.pages import rows_at_once
 from jobs.storage import Folder
-from jobs.urls import Options, absolute_url, is_url
+from jobs.urls import Options, absolute_url
 
 # Parquet keeps no minimum and maximum for very long values, and the table is searched by them.
 MAX_VOICE_ID_BYTES = 1024
@@ -62,7 +61,7 @@ def find_sources(where: str, options: Options | None = None) -> tuple[list[Sourc
         InputError: no such input, no columns of that name, or nothing in it.
     """
     url = absolute_url(where)
-    suffix = _suffix(url)
+    suffix = suffix_of(url)
     entries = list(_read_list(url, suffix, options) if suffix in LIST_SUFFIXES else _read_folder(url, options))
     if not entries:
         raise InputError(
@@ -74,40 +73,34 @@ def find_sources(where: str, options: Options | None = None) -> tuple[list[Sourc
 def _read_folder(url: str, options: Options | None) -> Iterator[tuple[Any, Any]]:
     for name in Folder(url, options).list():
         hidden = any(part.startswith(".") for part in name.split("/"))
-        if not hidden and _suffix(name) in READABLE_SUFFIXES:
+        if not hidden and suffix_of(name) in READABLE_SUFFIXES:
             yield posixpath.splitext(name)[0], f"{url.rstrip('/')}/{name}"
 
 
 def _read_list(url: str, suffix: str, options: Options | None) -> Iterator[tuple[Any, Any]]:
-    folder = url.rpartition("/")[0]
     try:
-        with open_input(url, options) as file:
-            data = file.read()
-        rows = {"csv": _csv_rows, "jsonl": _jsonl_rows, "parquet": _parquet_rows}[suffix](data)
+        rows = _read_parquet(url, options) if suffix == "parquet" else _rows(url, options)
         for voice_id, path in rows:
-            yield voice_id, _beside(folder, path)
-    except FileNotFoundError:
-        raise InputError(f"no such file: {url}") from None
+            yield voice_id, beside(url, path) if isinstance(path, str) else path
     except KeyError as error:
         raise InputError(f"{url} has no column {error}; voice_id and path are needed") from None
-    except JobError:
-        raise
-    except (ValueError, RecursionError, csv.Error, pa.ArrowException, OSError, MemoryError) as error:
-        raise InputError(f"{url} cannot be read as {suffix}: {error or type(error).__name__}") from None
 
 
-def _csv_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
-    for row in csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline="")):
+def _rows(url: str, options: Options | None) -> Iterator[tuple[Any, Any]]:
+    for row in read_list(url, options):
         yield row["voice_id"], row["path"]
 
 
-def _jsonl_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
-    for line in data.decode("utf-8-sig").split("\n"):
-        if line.strip():
-            row = json.loads(line)
-            if not isinstance(row, dict):
-                raise json.JSONDecodeError("not an object", line, 0)
-            yield row["voice_id"], row["path"]
+def _read_parquet(url: str, options: Options | None) -> Iterator[tuple[Any, Any]]:
+    try:
+        with open_input(url, options) as file:
+            yield from _parquet_rows(file.read())
+    except FileNotFoundError:
+        raise InputError(f"no such file: {url}") from None
+    except JobError:
+        raise
+    except (ValueError, pa.ArrowException, OSError, MemoryError) as error:
+        raise InputError(f"{url} cannot be read as parquet: {error or type(error).__name__}") from None
 
 
 def _parquet_rows(data: bytes) -> Iterator[tuple[Any, Any]]:
@@ -132,12 +125,6 @@ def _rows_at_once(data: bytes, footer: Footer, group: Group) -> int:
     read = [at for at, column in enumerate(footer.columns) if column.path.partition(".")[0] in LIST_COLUMNS]
     chunks = tuple(group.chunks[at] for at in read)
     return rows_at_once(io.BytesIO(data), [footer.columns[at] for at in read], replace(group, chunks=chunks))
-
-
-def _beside(folder: str, path: Any) -> Any:
-    if not isinstance(path, str) or not path or is_url(path) or path.startswith("/"):
-        return path
-    return f"{folder}/{path}"
 
 
 def _sort_out(entries: Iterable[tuple[Any, Any]]) -> tuple[list[Source], list[VoiceFailure]]:
@@ -172,7 +159,3 @@ def _text(value: Any) -> str | None:
     if not isinstance(value, str):
         return None
     return value if value.encode("utf-8", "ignore").decode() == value else None
-
-
-def _suffix(name: str) -> str:
-    return posixpath.splitext(name)[1].lower().lstrip(".")

@@ -1,0 +1,129 @@
+"""What recordings a job is given: Parquet files that say it themselves, or a table of where each one lies.
+
+| INPUT | ids |
+|---|---|
+| a folder or glob of audio files | paths without suffix, from the folder (or the glob's fixed part) on |
+| a .csv or .jsonl list, or Parquet files, with `path` | `id`, else `voice_id` |
+| tars as WebDataset has them | `id` of a sample's json, else its key |
+| Parquet files with `audio`, as `datasets` stores it | `id`, else its path without suffix, else file and row |
+"""
+
+from __future__ import annotations
+
+import glob
+import posixpath
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pyarrow as pa
+
+from jobs.audiofile import READABLE_SUFFIXES
+from jobs.columns import joined, table_of
+from jobs.errors import InputError
+from jobs.inputs import expand
+from jobs.layout import JOB
+from jobs.lists import beside, read_list, suffix_of
+from jobs.manifest import SUFFIXES
+from jobs.tars import tar_rows
+from jobs.urls import Options, absolute_url
+
+LISTS = ("csv", "jsonl")
+KINDS = {
+    "audio": READABLE_SUFFIXES,
+    "tar": frozenset({"tar"}),
+    "Parquet": frozenset(suffix.lstrip(".") for suffix in SUFFIXES),
+}
+SCAN_THREADS = 16
+SHOWN_NAMES = 3
+
+
+def find_audio(where: str, options: Options | None = None) -> list[str] | pa.Table:
+    """The recordings of an input.
+
+    Args:
+        where: a path, glob, folder or URL, as above.
+
+    Returns:
+        URLs of Parquet files, or a table with `id`, `path` (absolute), in tars also `tar_offset` and `tar_bytes`, and
+        whatever else is said of each recording; in the order of the list, or of the files' names.
+
+    Raises:
+        InputError: no such input, nothing in it, several kinds of files, or one that cannot be read.
+    """
+    url = absolute_url(where)
+    if suffix_of(url) in LISTS and not glob.has_magic(url):
+        return _listed(url, options)
+    found = expand(url, options)
+    base = _base(url, found)
+    found = _shards_of_a_job(url, [file for file in found if not _is_hidden(file.removeprefix(base))])
+    kinds = {kind: [file for file in found if suffix_of(file) in suffixes] for kind, suffixes in KINDS.items()}
+    present = [kind for kind, files in kinds.items() if files]
+    if len(present) > 1:
+        counts = ", ".join(f"{len(kinds[kind])} {kind}" for kind in present)
+        raise InputError(f"{url} has files of several kinds ({counts}); give a glob of one, such as {url}/*.tar")
+    if not present:
+        raise InputError(
+            f"no recordings in {url}: audio files, .tar or .parquet files, or a .csv or .jsonl list are needed"
+            + (f", it has {', '.join(posixpath.basename(file) for file in found[:SHOWN_NAMES])}" if found else "")
+        )
+    files = kinds[present[0]]
+    if present[0] == "Parquet":
+        return files
+    return _in_tars(files, options) if present[0] == "tar" else _audio_files(base, files)
+
+
+def _listed(url: str, options: Options | None) -> pa.Table:
+    rows = read_list(url, options)
+    if not rows:
+        raise InputError(f"{url} has no rows; give one for each recording")
+    names = set().union(*rows)
+    for wanted, known in (("path", {"path"}), ("id or voice_id", {"id", "voice_id"})):
+        if not names & known:
+            raise InputError(f"{url} has no column {wanted}; it has {', '.join(sorted(map(str, names)))}")
+    return table_of([_placed(url, row) for row in rows])
+
+
+def _placed(url: str, row: Mapping[str, Any]) -> dict[str, Any]:
+    path = row.get("path")
+    return {
+        "id": row.get("id", row.get("voice_id")),
+        **row,
+        "path": beside(url, path) if isinstance(path, str) else None,
+    }
+
+
+def _in_tars(files: Sequence[str], options: Options | None) -> pa.Table:
+    with ThreadPoolExecutor(SCAN_THREADS) as pool:
+        tables = [table_of(rows) for rows in pool.map(lambda url: tar_rows(url, options), files) if rows]
+    if not tables:
+        raise InputError(f"{files[0]} and what else is given are tars without recordings")
+    return joined(tables)
+
+
+def _audio_files(base: str, files: Sequence[str]) -> pa.Table:
+    ids = [posixpath.splitext(file.removeprefix(base))[0] for file in files]
+    return pa.table({"id": pa.array(ids, pa.string()), "path": pa.array(files, pa.string())})
+
+
+def _base(url: str, files: Sequence[str]) -> str:
+    """What ids leave out of the beginning of each file's URL."""
+    folder = f"{url.rstrip('/')}/"
+    if all(file.startswith(folder) for file in files):
+        return folder
+    # The folder of a file; of a glob, that of its fixed part.
+    fixed = url[: min((at for at in map(url.find, "*?[") if at >= 0), default=len(url))]
+    folder = f"{fixed.rpartition('/')[0]}/"
+    return folder if all(file.startswith(folder) for file in files) else ""
+
+
+def _is_hidden(name: str) -> bool:
+    return any(part.startswith((".", "_")) for part in name.split("/"))
+
+
+def _shards_of_a_job(url: str, files: list[str]) -> list[str]:
+    """Of the output of a job, its shards."""
+    folder = url.rstrip("/")
+    if f"{folder}/{JOB}" not in files:
+        return files
+    return [file for file in files if file.startswith(f"{folder}/audio/")]

@@ -1,0 +1,57 @@
+"""Columns of loose rows: whatever JSON holds can be stored, and nothing of it changes where it need not."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.columns import column_of, joined, table_of
+
+PAIR = pa.struct([("a", pa.int64()), ("b", pa.string())])
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "stored"),
+    [
+        ([1, None, 2], pa.int64(), None),
+        ([1, 2.5], pa.float64(), [1.0, 2.5]),
+        (["a", None], pa.string(), None),
+        ([None, None], pa.string(), None),
+        ([True, None], pa.bool_(), None),
+        ([[1], []], pa.list_(pa.int64()), None),
+        ([{"a": 1}, {"b": "x"}], PAIR, [{"a": 1, "b": None}, {"a": None, "b": "x"}]),
+        ([1, "x", {"é": [None]}], pa.string(), ["1", "x", '{"é": [null]}']),
+        ([2**70], pa.string(), [str(2**70)]),
+        ([{}, None], pa.string(), ["{}", None]),
+        ([[{}]], pa.string(), ["[{}]"]),
+        (["\ud800"], pa.string(), ["\\ud800"]),
+        ([True, "x"], pa.string(), ["true", "x"]),
+    ],
+)  # fmt: skip
+def test_a_column_cannot_be_stored_or_changes(values: list[Any], kind: pa.DataType, stored: list[Any] | None) -> None:
+    column = column_of(values)
+    assert column.type == kind
+    assert column.to_pylist() == (values if stored is None else stored)
+    pq.write_table(pa.table({"x": column}), io.BytesIO())
+
+
+def test_rows_that_lack_a_key_shift_the_others() -> None:
+    table = table_of([{"a": 1}, {"b": 2, "\udc80": 3}, {"a": 3, "b": 4}])
+    assert table.to_pydict() == {"a": [1, None, 3], "b": [None, 2, 4], "\\udc80": [None, 3, None]}
+
+
+def test_tables_that_disagree_cannot_be_joined() -> None:
+    tables = [
+        pa.table({"n": [1], "x": ["a"], "only": [True]}),
+        pa.table({"x": pa.nulls(1, pa.string()), "n": [2.5]}),
+        pa.table({"n": [3], "x": [{"k": 1}]}),
+    ]
+    assert joined(tables).to_pydict() == {
+        "n": [1.0, 2.5, 3.0],
+        "x": ["a", None, '{"k": 1}'],
+        "only": [True, None, None],
+    }
