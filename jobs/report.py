@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -55,8 +56,8 @@ def write_report(output: str, options: Options | None = None, *, out: str | None
 
 def _place(out: str, options: Options | None) -> tuple[Folder, str]:
     parent, _, name = absolute_url(out).rpartition("/")
-    if not name:
-        raise InputError(f"--out: {out!r} is a folder; give the name of a file, such as {out}{REPORT}")
+    if out.endswith("/") or os.path.isdir(out):
+        raise InputError(f"--out: {out!r} is a folder; give a file, such as {out.rstrip('/')}/{REPORT}")
     return Folder(parent or "/", options), name
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.report_numbers import Spread
-from jobs.report_words import count
+from jobs.report_words import some
 
 BARS = 40  # at most, of a histogram; of few values fewer, down to
 FEWEST_BARS = 8
@@ -63,12 +63,12 @@ class Chart:
         return f"{self.title}: " + ", ".join(f"{name} {value}" for name, value in self.facts)
 
 
-def histogram(spread: Spread, *, title: str, axis: str, unit: Callable[[float], str], rows: str) -> Chart | None:
+def histogram(spread: Spread, *, title: str, axis: str, unit: Callable[[float], str], what: str) -> Chart | None:
     """How often each length, level or speed occurs; None when nothing was counted.
 
     Args:
         unit: a value as text.
-        rows: what is counted.
+        what: is counted, one of them: `row`.
     """
     if not spread.total:
         return None
@@ -86,13 +86,13 @@ def histogram(spread: Spread, *, title: str, axis: str, unit: Callable[[float], 
             left=100 * place / bins,
             width=100 / bins,
             height=100 * amount / counts.max(),
-            label=f"{unit(edges[place])} to {unit(edges[place + 1])}: {count(int(amount))} {rows}",
+            label=f"{unit(edges[place])} to {unit(edges[place + 1])}: {some(int(amount), what)}",
         )
         for place, amount in enumerate(counts.tolist())
         if amount
     ]
     facts = [(name, unit(spread.quantile(share))) for name, share in QUANTILES]
-    top = f"{count(int(counts.max()))} {rows}"
+    top = some(int(counts.max()), what)
     return Chart(title=title, axis=axis, most=top, bars=bars, ticks=ticks(edges[0], edges[-1]), facts=facts)
 
 

@@ -34,7 +34,7 @@ class Pick:
     """A row to be heard.
 
     Attributes:
-        reason: empty for a voice's sample; else the check that it does not pass, or one of ``EXTREMES``.
+        reason: empty for a voice's sample; else the check that it does not pass, or its places among ``EXTREMES``.
         problems: the checks that it does not pass.
         value: what the check measured; of others 0.
     """
@@ -89,12 +89,21 @@ class Choice:
     def suspects(self) -> list[Pick]:
         """The rows furthest beyond each check, each row once."""
         found = [(name, row) for name, rows in self._worst.items() for row in rows.to_dict("records")]
-        return _once([_pick(name, row, row["signed"]) for name, row in found])
+        first: dict[tuple[str, int], Pick] = {}
+        for name, row in found:
+            first.setdefault((row["shard"], row["row"]), _pick(name, row, row["signed"]))
+        return list(first.values())
 
     def extremes(self) -> list[Pick]:
-        """The ends of the scales, each row once."""
-        found = [(name, row) for name, rows in self._extremes.items() for row in rows.to_dict("records")]
-        return _once([_pick(name, row) for name, row in found])
+        """The rows at the ends of the scales, each once."""
+        found: dict[tuple[str, int], list[str]] = {}
+        rows = {}
+        for name, frame in self._extremes.items():
+            for row in frame.to_dict("records"):
+                place = (row["shard"], row["row"])
+                found.setdefault(place, []).append(name)
+                rows[place] = row
+        return [_pick(" and ".join(names), rows[place]) for place, names in found.items()]
 
     def _rated(self, frame: pd.DataFrame) -> pd.DataFrame:
         """With the two lots that are drawn: ``voice_lot``, ``lot``, the smaller the better."""
@@ -119,13 +128,6 @@ def _top(kept: pd.DataFrame, frame: pd.DataFrame, column: str, count: int, *, la
     """Of equal values those that come first."""
     both = pd.concat([kept, frame]) if len(kept) else frame
     return both.nlargest(count, column) if largest else both.nsmallest(count, column)
-
-
-def _once(picks: list[Pick]) -> list[Pick]:
-    first: dict[tuple[str, int], Pick] = {}
-    for pick in picks:
-        first.setdefault((pick.shard, pick.row), pick)
-    return list(first.values())
 
 
 def _pick(reason: str, row: Mapping[Any, Any], value: float = 0.0) -> Pick:

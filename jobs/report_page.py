@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,18 +14,17 @@ from jobs.checks import CHECKS
 from jobs.config import config_from
 from jobs.reasons import REASONS
 from jobs.report_charts import Chart, histogram
-from jobs.report_choice import EXTREMES, Pick
 from jobs.report_failures import Example, Failures
 from jobs.report_numbers import Numbers
 from jobs.report_players import Player
 from jobs.report_run import Run
 from jobs.report_view import Card, CheckRow, FailureRow, Note, Page, Tile, VoiceRow
-from jobs.report_words import SHOWN_MESSAGE, count, decibels, length, moment, number, percent, plain, size
+from jobs.report_words import SHOWN_MESSAGE, count, decibels, length, moment, number, percent, plain, size, some
 from jobs.status import Status
 from s3gen.constants import SAMPLE_RATE
 
 VOICE_ROWS = 20  # of the table, at once
-MORE_VOICE_ROWS = 480  # folded away
+MORE_VOICE_ROWS = 180  # folded away
 DIGEST_DIGITS = 16
 
 MEASURED = {
@@ -122,15 +122,17 @@ def _notes(material: Material) -> list[Note]:
         if status.state == "running":
             notes.append(Note(f"The job is running: {what}"))
         else:
-            notes.append(Note(f"The job is not finished: {what} Go on with", f"s3gen resume {material.url}"))
+            notes.append(
+                Note(f"The job is not finished: {what} Go on with", f"s3gen resume {shlex.quote(material.url)}")
+            )
     if material.partial:
         sample, done = count(material.shards), count(status.shards_done)
         notes.append(Note(f"Voices, checks, distribution and failures are those of {sample} of the {done} shards."))
     if str(material.config["model"]).startswith("random:"):
         notes.append(Note("The weights of this model are random: what is heard is noise, not speech."))
     if material.duplicates:
-        rows = count(material.duplicates)
-        notes.append(Note(f"{rows} rows have an id that an earlier shard has, too; duplicates.parquet lists them."))
+        rows = some(material.duplicates, "row")
+        notes.append(Note(f"Ids that an earlier shard has, too: {rows}, listed in duplicates.parquet."))
     return notes
 
 
@@ -179,7 +181,8 @@ def _add_voices(page: Page, material: Material) -> None:
         rows = int(rest["rows"].sum()) + beyond["rows"]
         seconds = (int(rest["samples"].sum()) + beyond["samples"]) / SAMPLE_RATE
         more = "more than " if beyond["rows"] else ""
-        page.other_voices = f"And {more}{count(others)} further voices: {count(rows)} rows, {length(seconds)} of audio."
+        further = some(others, "further voice")
+        page.other_voices = f"And {more}{further}: {some(rows, 'row')}, {length(seconds)} of audio."
     page.samples = [_card(player, plain(player.pick.voice_id), "") for player in _by_audio(material.samples, table)]
     drawn = (
         "One row of each voice" if len(table) <= len(page.samples) else f"One row of each of {len(page.samples)} voices"
@@ -235,10 +238,10 @@ def _add_checks(page: Page, material: Material) -> None:
             "Audio beyond a limit is not stored (on_bad_audio: fail_row): its rows are among the failures as bad_audio."
         )
     elif numbers.suspect:
-        rows, share = count(numbers.suspect), percent(numbers.suspect, numbers.rows)
+        rows, share = some(numbers.suspect, "row"), percent(numbers.suspect, numbers.rows)
         page.checks_lead = (
-            f"{rows} rows, {share}, are beyond a limit and stored all the same (on_bad_audio: keep); the index names "
-            "the checks in its column problems. A check is a hint where to listen, not a verdict."
+            f"Beyond a limit: {rows}, {share}, stored all the same (on_bad_audio: keep); the index names the checks "
+            "in its column problems. A check is a hint where to listen, not a verdict."
         )
     else:
         page.checks_lead = "Every row passes every check. That says nothing about what is spoken."
@@ -247,7 +250,7 @@ def _add_checks(page: Page, material: Material) -> None:
         for name, (_, key) in CHECKS.items()
     ]
     page.suspects = [_suspect_card(player, limits) for player in material.suspects]
-    page.extremes = [_card(player, _extreme(player.pick), "", with_voice=True) for player in material.extremes]
+    page.extremes = [_card(player, f"the {player.pick.reason}", "", with_voice=True) for player in material.extremes]
 
 
 def _suspect_card(player: Player, limits: dict[str, Any]) -> Card:
@@ -258,19 +261,15 @@ def _suspect_card(player: Player, limits: dict[str, Any]) -> Card:
     return _card(player, pick.reason, plain(beyond), with_voice=True)
 
 
-def _extreme(pick: Pick) -> str:
-    return f"the {next(name for name, _, _ in EXTREMES if name == pick.reason)}"
-
-
 def _limit(value: float | None) -> str:
     return "off" if value is None else f"{value:g}"
 
 
 def _histograms(numbers: Numbers) -> list[Chart]:
     found = [
-        histogram(numbers.lengths, title="Duration", axis="seconds", unit=lambda value: f"{value:.2f} s", rows="rows"),
+        histogram(numbers.lengths, title="Duration", axis="seconds", unit=lambda value: f"{value:.2f} s", what="row"),
         histogram(
-            numbers.levels, title="Loudness", axis="root mean square, dB of full scale", unit=decibels, rows="rows"
+            numbers.levels, title="Loudness", axis="root mean square, dB of full scale", unit=decibels, what="row"
         ),
     ]
     return [chart for chart in found if chart is not None]
@@ -301,7 +300,8 @@ def _failure_row(code: str, rows: int, most: int, examples: Sequence[Example], u
         rows=count(rows),
         width=100 * rows / most,
         meaning="" if reason is None else reason.meaning,
-        way_out="" if reason is None else reason.way_out.replace("OUTPUT", url),
+        way_out="" if reason is None else reason.way_out,
+        command="" if reason is None else reason.command.replace("OUTPUT", shlex.quote(url)),
         examples=[(plain(row_id), plain(voice), plain(message, SHOWN_MESSAGE)) for row_id, voice, message in examples],
     )
 
@@ -311,10 +311,10 @@ def _failure_row(code: str, rows: int, most: int, examples: Sequence[Example], u
 
 def _add_run(page: Page, material: Material, run: Run) -> None:
     page.run = run
-    workers = f"{count(run.workers)} workers" if run.workers != 1 else "one worker"
+    workers = some(run.workers, "worker")
     shown = f" ({len(run.lanes)} are shown)" if len(run.lanes) < run.workers else ""
     again = (
-        f"{count(run.again)} shards took more than one try." if run.again else "Every shard was made at the first try."
+        f"{some(run.again, 'shard')} took more than one try." if run.again else "Every shard was made at the first try."
     )
     sample = " A sample of the shards is drawn." if material.records < material.status.shards_done else ""
     page.run_lead = (
@@ -332,12 +332,12 @@ def _made(material: Material) -> list[tuple[str, str]]:
     prompt = "whole" if engine["prompt_seconds"] is None else f"the first {engine['prompt_seconds']:g} s"
     limit = f", the first {count(job['limit'])} rows of it" if job["limit"] else ""
     fade = "" if config["start_fade"] else ", no start fade"
-    rows = f"{count(material.files)} files, {count(material.status.rows_total)} rows{limit}"
+    rows = f"{some(material.files, 'file')}, {some(material.status.rows_total, 'row')}{limit}"
     values = [
         ("model", f"{model}  (fingerprint {_digest(prints['model'])})"),
         ("voices", f"{config['voices']}  (fingerprint {_digest(prints['voices'])})"),
         ("manifest", f"{config['manifest']}  ({rows})"),
-        ("plan", f"{count(material.status.shards_total)} shards  (digest {_digest(job['plan'])})"),
+        ("plan", f"{some(material.status.shards_total, 'shard')}  (digest {_digest(job['plan'])})"),
         ("stored as", f"{config['audio']} in {config['format']}, 24 kHz, mono, 16 bit; {size(material.stored_bytes)}"),
         ("engine", f"{engine['dtype']}, flow steps: {steps}, prompt: {prompt}{fade}"),
         ("seed", f"{config['seed']}, with each row's id, where the manifest has no seeds"),

@@ -18,8 +18,8 @@ from jobs.storage import Folder
 from s3gen.constants import SAMPLE_RATE
 
 # Each player gets as much of its clip as lets all of them together stay below this.
-PLAYERS_BYTES = 7_500_000  # of FLAC in base64
-CUTS = (20.0, 15.0, 10.0, 7.0, 5.0, 3.5, 2.5)  # seconds of the longest ones; FLAC never takes more than PCM
+PLAYERS_BYTES = 6_600_000  # of FLAC in base64
+CUTS = (20.0, 15.0, 10.0, 7.0, 5.0, 3.0, 2.0)  # seconds of the longest ones; FLAC never takes more than PCM
 READ_THREADS = 8
 
 

@@ -15,14 +15,14 @@ import numpy as np
 from jobs.records import CommitRecord
 from jobs.report_charts import Chart, Tick, Values, course, histogram, nice_step, ticks
 from jobs.report_numbers import Spread
-from jobs.report_words import count, length, number, percent, plain
+from jobs.report_words import count, length, number, percent, plain, some
 from jobs.tally import Interval, joined
 from s3gen.constants import SAMPLE_RATE
 
 STEPS = 120  # of the course over time
-LANES = 30  # workers that are shown
+LANES = 24  # workers that are shown
 PIECES = 60  # shards of a worker that are drawn one by one; more are drawn together where they touch
-TOUCHING = 0.2  # per cent of the picture
+TOUCHING = 0.6  # per cent of the picture
 PAUSE_SECONDS = 60.0  # without work, at least, to be a pause
 PAUSE_GAPS = 8  # of the usual time between two shards, likewise
 MARKED_PAUSES = 20
@@ -37,7 +37,7 @@ class Piece:
     left: float
     width: float
     label: str
-    again: bool  # it is one shard, which had been tried before
+    again: bool  # it, or one of them, had been tried before
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +184,7 @@ def _speeds(records: Sequence[CommitRecord], *, all_there: bool) -> Chart | None
         title="Speed of a worker, shard by shard",
         axis="× real time" if all_there else "× real time, from the reading of a shard to its commit",
         unit=lambda value: f"{number(value)} ×",
-        rows="shards",
+        what="shard",
     )
 
 
@@ -209,20 +209,20 @@ def _lane(worker: str, records: Sequence[CommitRecord], time: WorkTime) -> Lane:
         piece = Piece(left, end - left, _piece_label(record), record.tries > 1)
         if len(records) > PIECES and pieces and _touch(pieces[-1], piece):
             before = pieces.pop()
-            piece = Piece(before.left, end - before.left, "several shards", False)
+            piece = Piece(before.left, end - before.left, "several shards", before.again)
         pieces.append(piece)
     seconds = sum(record.samples for record in records) / SAMPLE_RATE
     again = sum(record.tries > 1 for record in records)
-    facts = f"{count(len(records))} shards, {length(seconds)} of audio" + (f", {count(again)} again" if again else "")
+    facts = f"{some(len(records), 'shard')}, {length(seconds)} of audio" + (f", {count(again)} again" if again else "")
     return Lane(plain(worker), facts, pieces)
 
 
 def _touch(before: Piece, after: Piece) -> bool:
-    return not before.again and not after.again and after.left - (before.left + before.width) < TOUCHING
+    return before.again == after.again and after.left - (before.left + before.width) < TOUCHING
 
 
 def _piece_label(record: CommitRecord) -> str:
     tries = f", try {record.tries}" if record.tries > 1 else ""
     failed = f", {count(record.rows_failed)} failed" if record.rows_failed else ""
     seconds = length(record.finished_at - record.started_at)
-    return f"shard {record.shard}: {count(record.rows)} rows{failed}, {seconds}{tries}"
+    return f"shard {record.shard}: {some(record.rows, 'row')}{failed}, {seconds}{tries}"

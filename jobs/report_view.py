@@ -74,6 +74,7 @@ class FailureRow:
     width: float
     meaning: str
     way_out: str
+    command: str
     examples: Sequence[Example]
 
 

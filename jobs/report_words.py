@@ -18,12 +18,18 @@ def count(number: int) -> str:
     return f"{number:,}"
 
 
+def some(number: int, what: str) -> str:
+    """`1 row`, `12,345 rows`."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def number(value: float, digits: int = 3) -> str:
-    """At least so many digits, without an exponent: `0.0412`, `41.2`, `4,120`; with a minus sign that is one."""
+    """At least so many digits, without an exponent: `0.0412`, `41.2`, `4,123`; with a minus sign that is one."""
     if not value:
         return "0"
     places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
-    return f"{value:,.{min(places, 9)}f}".replace("-", MINUS)
+    text = f"{value:,.{min(places, 9)}f}".replace("-", MINUS)
+    return text.rstrip("0").rstrip(".") if "." in text else text
 
 
 def percent(part: float, whole: float) -> str:
@@ -66,9 +72,7 @@ def moment(unix_time: float) -> str:
 def plain(text: str, most: int = SHOWN_LETTERS) -> str:
     """A text of a manifest, for the eye: what has no shape, or turns the direction of others, is written out, and a
     long one is cut."""
-    shown = text if len(text) <= most else text[: most - 1] + ELLIPSIS
-    return "".join(letter if letter.isprintable() else _escaped(letter) for letter in shown)
-
-
-def _escaped(letter: str) -> str:
-    return f"\\u{{{ord(letter):x}}}"
+    if not text:
+        return "(empty)"
+    shown = "".join(letter if letter.isprintable() else f"\\u{{{ord(letter):x}}}" for letter in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + ELLIPSIS

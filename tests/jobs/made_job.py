@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from jobs.audiofile import Samples, encode
 from jobs.checks import RANGES, measure
 from jobs.ledger import Ledger
-from jobs.manifest import Manifest, Row, check_rows
+from jobs.manifest import Failure, Manifest, Row, check_rows
 from jobs.plan import Plan, make_plan
 from jobs.records import Attempt, CommitRecord, StoredFile, counts, ids_digest
 from jobs.storage import Folder
@@ -45,6 +45,7 @@ def write_manifest(path: Path, count: int = 14, **changes: Any) -> str:
 def job_of(output: str, manifest: str, **config: Any) -> dict[str, Any]:
     frozen = {"output": absolute_url(output), "manifest": manifest, "model": "m", "voices": "v", "seed": 3}
     frozen |= {"format": "parquet", "audio": "flac", "max_tokens": MAX_TOKENS, "workers": 1, "keep_inputs": False}
+    frozen |= {"shard_rows": SHARD_ROWS}
     return {"config": frozen | config, "fingerprints": {"model": "f", "voices": "w"}, "versions": {}, "limit": None}
 
 
@@ -56,19 +57,35 @@ def start(output: str, manifest: str, **config: Any) -> Ledger:
     return Ledger.start(Folder(output), job_of(output, manifest, **config), plan_of(manifest))
 
 
-def prepare(ledger: Ledger, shard: int) -> tuple[Attempt, CommitRecord]:
-    """Everything of one try at a shard but its commit."""
+def prepare(
+    ledger: Ledger,
+    shard: int,
+    wave: Callable[[Row], Samples] | None = None,
+    trouble: Callable[[Row], str | None] = lambda row: None,
+) -> tuple[Attempt, CommitRecord]:
+    """Everything of one try at a shard but its commit.
+
+    Args:
+        trouble: the code that a row fails with, if it does.
+    """
     config = ledger.job["config"]
     planned, manifest = ledger.plan.shard(shard), ledger.plan.manifest
     table = manifest.read(planned.spans)
-    rows, failures = check_rows(table, job_seed=config["seed"], max_tokens=config["max_tokens"])
+    rows, failures = check_rows(
+        table,
+        job_seed=config["seed"],
+        max_tokens=config["max_tokens"],
+        reseeded=ledger.plan.reseeded_by(planned),
+    )
+    failures += [Failure(row.position, row.id, row.voice_id, code, "made up") for row in rows if (code := trouble(row))]
+    rows = [row for row in rows if not trouble(row)]
     attempt = ledger.attempt(shard)
     began = time.time()
     with tempfile.TemporaryDirectory() as scratch:
         store = _Store(ledger.folder, Path(scratch) / "file")
         audio = index = failed = None
         if rows:
-            waves = [_noise(row) for row in rows]
+            waves = [(wave or _noise)(row) for row in rows]
             clips = [encode(wave, config["audio"]) for wave in waves]
             shard_format = FORMATS[config["format"]]
             columns = stored_columns(table, rows, keep_inputs=config["keep_inputs"])
@@ -77,12 +94,12 @@ def prepare(ledger: Ledger, shard: int) -> tuple[Attempt, CommitRecord]:
             pq.write_table(_index(rows, waves, clips, audio.name), store.local)
             index = store.keep(attempt.index_name)
         if failures:
-            pq.write_table(failures_table(failures, table, manifest.origins(planned.spans)), store.local)
+            pq.write_table(failures_table(failures, table, ledger.plan.origins(planned)), store.local)
             failed = store.keep(attempt.failures_name)
     return attempt, CommitRecord(
         shard=shard,
         attempt=attempt.id,
-        plan=ledger.plan.digest,
+        plan=ledger.digest_of(shard),
         ids=ids_digest(table["id"]),
         rows=planned.rows,
         rows_done=len(rows),
