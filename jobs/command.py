@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import signal
 import sys
 import traceback
@@ -121,16 +122,24 @@ def folders(ctx: click.Context, param: click.Parameter, incomplete: str) -> list
     return [CompletionItem(incomplete, type="dir")]
 
 
+def _output(ctx: click.Context, param: click.Parameter, value: str) -> str:
+    if os.path.isfile(value):
+        raise click.BadParameter(
+            f"{value!r} is a file; give the folder that the job writes to, its key output", ctx, param
+        )
+    return value
+
+
 def _settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     from jobs.changes import MAY_CHANGE
     from jobs.completion import settings
-    from jobs.config import SECRET_KEYS
+    from jobs.refusals import SECRET_KEYS
 
     return settings(incomplete, (*MAY_CHANGE, *SECRET_KEYS) if ctx.info_name == "resume" else None)
 
 
 config_argument = click.argument("config", shell_complete=files)
-output_argument = click.argument("output", shell_complete=folders)
+output_argument = click.argument("output", shell_complete=folders, callback=_output)
 storage_option = click.option(
     "--storage-options",
     metavar="FILE",

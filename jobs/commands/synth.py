@@ -86,6 +86,7 @@ def _print_trial(job: JobConfig, outcome: Outcome, config: str) -> None:
         f"the trial's speed: {found.speed:.3g} x real time of one {found.unit}, over {found.seconds:.0f} s of work"
         f"{'; that is short, and the whole job, in fuller batches, may be faster' if found.is_short else ''}"
     )
+    click.echo(f"to hear it: s3gen report {shlex.quote(outcome.output)}")
     click.echo(f"what the whole job would take: s3gen plan {shlex.quote(config)} --speed {found.speed:.3g}")
 
 
@@ -99,7 +100,12 @@ def print_outcome(outcome: Outcome) -> int:
     )
     click.echo(f"shards: {outcome.output}/audio/  ({summary.shards} by plan; where each row is: index.parquet)")
     if summary.rows_failed:
-        click.echo(f"failed: {summary.rows_failed} rows, with their reasons in {outcome.output}/failures.parquet")
+        reasons = listed(summary.errors, SHOWN_REASONS)
+        click.echo(f"failed: {summary.rows_failed} rows ({reasons}), each in {outcome.output}/failures.parquet")
+    if summary.problems:
+        click.echo(
+            f"suspect: kept, but not past a check: {listed(summary.problems, SHOWN_REASONS)} (see index.parquet)"
+        )
     if summary.duplicates:
         click.echo(f"doubled ids: {summary.duplicates} rows, listed in {outcome.output}/duplicates.parquet")
     if model.startswith("random:"):

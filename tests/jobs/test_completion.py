@@ -11,7 +11,8 @@ import pytest
 
 from jobs.changes import MAY_CHANGE
 from jobs.completion import SHELLS
-from jobs.config import SECRET_KEYS, JobConfig, config_from
+from jobs.config import JobConfig, config_from
+from jobs.refusals import SECRET_KEYS
 from tests.jobs.command import cli
 
 
@@ -24,7 +25,7 @@ def offered(line: str, shell: str = "zsh") -> list[str]:
 @pytest.mark.parametrize(
     ("line", "candidates"),
     [
-        ("s3gen ", ["plain,voices", "plain,plan", "plain,synth"]),
+        ("s3gen ", ["plain,voices"]),
         ("s3gen syn", ["plain,synth"]),
         ("s3gen plan --cal", ["plain,--calibrate"]),
         ("s3gen plan my_j", ["file,my_j"]),

@@ -164,7 +164,10 @@ def test_all_that_is_missing_is_said_at_once(config_file: Path) -> None:
     with pytest.raises(InputError) as caught:
         load_config(config_file)
     lines = str(caught.value).splitlines()
-    assert lines == [f"{key}: this key is required" for key in ("manifest", "voices", "output")]
+    assert [line.partition(", ")[0] for line in lines] == [
+        f"{key}: this key is required" for key in ("manifest", "voices", "output")
+    ]
+    assert lines[2].endswith("such as output: my_speech")
 
 
 BOMB = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{chr(98 + n)}: [*{chr(97 + n)}]\n" for n in range(8))
@@ -202,7 +205,7 @@ def test_a_file_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / "binary").write_bytes(bytes(range(128, 256)))
     for path, says in (
         (tmp_path / "absent", "no such file"),
-        (tmp_path, "cannot be read"),
+        (tmp_path, "this is a folder"),
         (tmp_path / "binary", "UTF-8"),
     ):
         with pytest.raises(InputError, match=says):
@@ -258,3 +261,19 @@ def test_options_on_the_command_line_go_before_the_files(config_file: Path) -> N
     given: dict[str, Any] = {"key": "mine"}
     config = load_config(config_file, ["storage_options={key: other}"], storage_options=given)
     assert config.storage_options == given
+
+
+def test_the_output_of_a_job_is_given_for_its_configuration(tmp_path: Path) -> None:
+    (tmp_path / "job.json").write_text("{}")
+    with pytest.raises(InputError, match="s3gen resume"):
+        load_config(tmp_path)
+
+
+def test_a_configuration_in_a_bucket_is_no_such_file() -> None:
+    with pytest.raises(InputError, match="s3://bucket/job[.]yaml: not a local file; copy it"):
+        load_config("s3://bucket/job.yaml")
+
+
+def test_a_section_is_given_a_value_and_its_keys_are_not_named(config_file: Path) -> None:
+    with pytest.raises(InputError, match=r"batch: 3 is refused: .*, such as batch.max_frames$"):
+        load_config(config_file, ["batch=3"])

@@ -84,6 +84,13 @@ def test_a_slip_is_answered_without_a_way_out(words: list[str], message: str) ->
     assert "\x1b" not in result.output
 
 
+def test_the_configuration_is_given_for_the_output(tmp_path: Path) -> None:
+    (tmp_path / "job.yaml").write_text("model: random:tiny")
+    result = cli("status", tmp_path / "job.yaml")
+    assert result.exit_code == 2
+    assert "is a file; give the folder that the job writes to" in result.stderr
+
+
 @pytest.mark.parametrize("words", [["--debug", "status", "nowhere"], ["status", "nowhere", "--debug"]])
 def test_debug_works_in_one_place_only(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)

@@ -13,8 +13,9 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from jobs.config import MAX_CONFIG_BYTES, JobConfig, config_from, load_config, load_storage_options
+from jobs.config import JobConfig, config_from, load_config, load_storage_options
 from jobs.errors import InputError
+from jobs.plain_yaml import MAX_BYTES
 
 GOOD = "model: random:tiny\nmanifest: m\nvoices: v\noutput: o\n"
 PATHS = {"model": "random:tiny", "manifest": "m", "voices": "v", "output": "o"}
@@ -194,5 +195,5 @@ def test_a_nul_reaches_the_file_system(key: str) -> None:
 def test_a_file_of_the_largest_size_takes_long(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     filler = "".join(f"k{n}: [a, {{b: c}}]\n" for n in range(10_000))
-    path.write_text((GOOD + filler)[: MAX_CONFIG_BYTES - 1])
+    path.write_text((GOOD + filler)[: MAX_BYTES - 1])
     assert isinstance(outcome(lambda: load_config(path)), str)
