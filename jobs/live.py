@@ -22,7 +22,6 @@ DRAW_SECONDS = 0.25  # between two drawings on a terminal
 MOST_WORKERS = 20  # with a line of their own
 WIDEST = 100  # columns of their table
 OTHER_LINES = 9  # of the view, beside the workers'
-SHOWN_REASONS = 6
 
 # To be called after each change of the meter, and now and then with the workers as they are.
 Changed = Callable[..., None]
@@ -94,10 +93,10 @@ def summary(meter: Meter) -> RenderableType:
     if meter.positions:
         lines.add_row(Text("padding"), Text(f"{meter.padding_share:.1%} of what the vocoder computes"))
     if meter.failed:
-        reasons = f": {listed(meter.errors, SHOWN_REASONS)}" if meter.errors else ""
+        reasons = f": {listed(meter.errors)}" if meter.errors else ""
         lines.add_row(Text("failed"), Text(f"{meter.failed}{reasons}", "red"))
     if meter.problems:
-        lines.add_row(Text("suspect"), Text(f"kept, but not past a check: {listed(meter.problems, SHOWN_REASONS)}"))
+        lines.add_row(Text("suspect"), Text(f"kept, but not past a check: {listed(meter.problems)}"))
     if meter.retries:
         lines.add_row(Text("retries"), Text(str(meter.retries)))
     return lines

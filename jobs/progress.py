@@ -18,7 +18,8 @@ from s3gen.constants import SAMPLE_RATE
 if TYPE_CHECKING:
     from jobs.records import ShardReport
 
-SHOWN_REASONS = 3  # in a line of text
+SHOWN_REASONS = 6  # in a list of them
+LINE_REASONS = 3  # in a line that says other things too
 
 
 @dataclass(slots=True)
@@ -115,11 +116,11 @@ class Meter:
     def _failed_text(self) -> str:
         if not self.failed:
             return ""
-        reasons = f" ({listed(self.errors, SHOWN_REASONS)})" if self.errors else ""
+        reasons = f" ({listed(self.errors, LINE_REASONS)})" if self.errors else ""
         return f", {self.failed} failed{reasons}"
 
 
-def listed(found: Mapping[str, int], most: int) -> str:
+def listed(found: Mapping[str, int], most: int = SHOWN_REASONS) -> str:
     """``silence 9, dc 2 and 3 more kinds``: the most frequent first.
 
     Args:

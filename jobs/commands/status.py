@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.text import Text
 
 from jobs.command import FINISHED, Context, command, json_option, options_of, output_argument, storage_option
-from jobs.progress import clock_time, listed, say
+from jobs.progress import LINE_REASONS, clock_time, listed, say
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from jobs.status import Observer, Status
 
 WATCH_SECONDS, LEAST_SECONDS, MOST_SECONDS = 5.0, 0.5, 86_400.0
-SHOWN_REASONS = 10
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
@@ -52,11 +51,11 @@ def _seconds(context: click.Context, parameter: click.Parameter, value: str | No
 @storage_option
 @command
 def status(context: Context, output: str, as_json: bool, watch: float | None, storage_options: str | None) -> int:
-    """Say how far a job is, from its output alone: while it runs and after, from any machine.
+    """Say how far a job is, from its output alone.
 
-    Rows count when their shard is committed. Of more than 4,096 shards so many are looked at, and what is said of
-    failures, audio and speed is about right. With --watch it says so again and again, until the job is finished or
-    nobody works on it; Ctrl-C ends the watching, and nothing else.
+    While it runs and after, from any machine. Rows count when their shard is committed. Of more than 4,096 shards so
+    many are looked at: what is then said of failures, audio and speed is about right. With --watch it is said again and
+    again, until the job is finished or nobody works on it; Ctrl-C ends the watching, and nothing else.
 
     \b
     Examples:
@@ -120,9 +119,9 @@ def _lines(found: Status) -> list[str]:
     if found.padding:
         lines.append(f"padding: {found.padding:.1%} of what the vocoder computed")
     if found.errors:
-        lines.append(f"failed: {about}{listed(found.errors, SHOWN_REASONS)}")
+        lines.append(f"failed: {about}{listed(found.errors)}")
     if found.problems:
-        lines.append(f"suspect: kept, but not past a check: {about}{listed(found.problems, SHOWN_REASONS)}")
+        lines.append(f"suspect: kept, but not past a check: {about}{listed(found.problems)}")
     if found.retries:
         lines.append(f"retries: {about}{found.retries} times a shard was handed out again")
     return lines
@@ -131,7 +130,7 @@ def _lines(found: Status) -> list[str]:
 def _line(found: Status) -> str:
     """A job in one line."""
     about = "about " if found.estimated else ""
-    failed = f", {about}{found.rows_failed} failed ({listed(found.errors, 3)})" if found.rows_failed else ""
+    failed = f", {about}{found.rows_failed} failed ({listed(found.errors, LINE_REASONS)})" if found.rows_failed else ""
     rows = f"{found.state}: {about}{found.rows_done + found.rows_failed}/{found.rows_total} rows{failed}"
     eta = "" if not found.eta_seconds else f", ETA {clock_time(found.eta_seconds)}"
     return f"{rows}, {about}{clock_time(found.audio_seconds)} of audio, {found.speed:.1f} x real time{eta}"

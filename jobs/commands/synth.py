@@ -18,7 +18,7 @@ from jobs.command import (
     set_option,
     storage_option,
 )
-from jobs.progress import clock_time
+from jobs.progress import clock_time, listed
 
 if TYPE_CHECKING:
     from jobs.config import JobConfig
@@ -100,12 +100,10 @@ def print_outcome(outcome: Outcome) -> int:
     )
     click.echo(f"shards: {outcome.output}/audio/  ({summary.shards} by plan; where each row is: index.parquet)")
     if summary.rows_failed:
-        reasons = listed(summary.errors, SHOWN_REASONS)
+        reasons = listed(summary.errors)
         click.echo(f"failed: {summary.rows_failed} rows ({reasons}), each in {outcome.output}/failures.parquet")
     if summary.problems:
-        click.echo(
-            f"suspect: kept, but not past a check: {listed(summary.problems, SHOWN_REASONS)} (see index.parquet)"
-        )
+        click.echo(f"suspect: kept, but not past a check: {listed(summary.problems)} (see index.parquet)")
     if summary.duplicates:
         click.echo(f"doubled ids: {summary.duplicates} rows, listed in {outcome.output}/duplicates.parquet")
     if model.startswith("random:"):
