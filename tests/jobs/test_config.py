@@ -270,7 +270,7 @@ def test_the_output_of_a_job_is_given_for_its_configuration(tmp_path: Path) -> N
 
 
 def test_a_configuration_in_a_bucket_is_no_such_file() -> None:
-    with pytest.raises(InputError, match="s3://bucket/job[.]yaml: not a local file; copy it"):
+    with pytest.raises(InputError, match=r"s3://bucket/job\.yaml: not a local file; copy it"):
         load_config("s3://bucket/job.yaml")
 
 
