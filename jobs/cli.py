@@ -16,6 +16,7 @@ from jobs.completion import SHELLS
 # In the order in which a data set needs them.
 COMMANDS = (
     "voices",
+    "tokenize",
     "plan",
     "synth",
     "submit",

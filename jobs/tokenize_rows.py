@@ -1,0 +1,193 @@
+"""The rows of a shard whose recordings become tokens: checked, and each recording read and decoded, ahead of need."""
+
+from __future__ import annotations
+
+import io
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import NamedTuple, TypeVar
+
+import pyarrow as pa
+
+from jobs.audiofile import Samples, read_audio
+from jobs.batch import Trouble
+from jobs.inputs import read_part
+from jobs.manifest import Failure, Ints, text_problem, texts
+from jobs.plan import Plan
+from jobs.pulse import Pulse
+from jobs.recordings import Rejected, check_values, opened, reading
+from jobs.token_columns import Clip, TokenColumns
+from jobs.urls import Options
+from jobs.worker import Order
+from s3gen.audio import TOKENIZER_MIN_SAMPLES
+from s3gen.constants import SAMPLE_RATE, TOKENIZER_RATE
+
+READERS = 8  # threads
+AHEAD = 2 * READERS  # recordings that are read before they are asked for
+MOST_SECONDS = 1_800.0  # of a recording, which is in memory as a whole
+MOST_PART = 1 << 31  # bytes of a recording in a tar
+
+T = TypeVar("T")
+
+
+class Heard(NamedTuple):
+    """A recording that is good as far as one can see.
+
+    Attributes:
+        position: of its row in the shard.
+        samples: one channel, full scale +-1.
+        rate: Hz.
+    """
+
+    position: int
+    samples: Samples
+    rate: int
+
+    @property
+    def seconds(self) -> float:
+        """How long it is."""
+        return len(self.samples) / self.rate
+
+
+@dataclass(slots=True)
+class Shard:
+    """What is known of a shard's rows, and what has become of them.
+
+    Attributes:
+        known: all rows, as `TokenColumns.known` says.
+        tokens, seconds: by position, of those that were made.
+        failures: of those that could not be.
+    """
+
+    known: list[pa.Table] = field(default_factory=list)
+    tokens: dict[int, Ints] = field(default_factory=dict)
+    seconds: dict[int, float] = field(default_factory=dict)
+    failures: list[Failure] = field(default_factory=list)
+    _names: list[tuple[str | None, str | None]] = field(default_factory=list)  # id and voice id
+    _seen: set[str] = field(default_factory=set)  # ids
+
+    @property
+    def samples(self) -> int:
+        """What was made, as samples at the rate of the audio that jobs of speech make."""
+        return sum(round(seconds * SAMPLE_RATE) for seconds in self.seconds.values())
+
+    def fail(self, position: int, code: str, message: str) -> None:
+        """Notes that a row cannot be made."""
+        self.failures.append(Failure(position, *self._names[position], code, message))
+
+    def note(self, known: pa.Table) -> list[bool]:
+        """Takes the next rows in; returns whether each has ids of its own that are good. Failures are noted."""
+        self.known.append(known)
+        return [self._noted(*ids) for ids in zip(texts(known["id"]), texts(known["voice_id"]), strict=True)]
+
+    def _noted(self, row_id: str | bytes | None, voice_id: str | bytes | None) -> bool:
+        position = len(self._names)
+        self._names.append((_text(row_id), _text(voice_id)))
+        problem = text_problem("id", row_id) or text_problem("voice_id", voice_id)
+        if problem is None and row_id in self._seen:
+            problem = Trouble("duplicate_id", f"an earlier row of this shard has the id {row_id[:200]!r}")
+        if isinstance(row_id, str):
+            self._seen.add(row_id)
+        if problem is not None:
+            self.fail(position, problem.error, problem.message)
+        return problem is None
+
+
+def _text(value: str | bytes | None) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+@dataclass(frozen=True, slots=True)
+class Recordings:
+    """The recordings of one job.
+
+    Args:
+        pulse: moves on with each that is read.
+    """
+
+    plan: Plan
+    columns: TokenColumns
+    options: Options | None
+    pulse: Pulse
+
+    def of(self, order: Order, shard: Shard) -> Iterator[Heard]:
+        """Those that an order is about, in order; notes every row of the shard, and each that cannot be heard."""
+        with ThreadPoolExecutor(READERS, "reader") as readers:
+            for position, found in _ahead(readers, self._tasks(order, shard)):
+                if isinstance(found, Rejected):
+                    shard.fail(position, found.code, str(found))
+                else:
+                    yield Heard(position, *found)
+
+    def _tasks(self, order: Order, shard: Shard) -> Iterator[Callable[[], tuple[int, tuple[Samples, int] | Rejected]]]:
+        planned = self.plan.shard(order.shard)
+        urls, numbers = self.plan.origins(planned)
+        first, end = order.probe or (0, planned.rows)
+        at = 0
+        for batch in self.plan.manifest.batches(planned.spans, self.options):
+            stop = at + batch.num_rows
+            known, clips = self.columns.rows(batch, urls[at:stop], numbers[at:stop])
+            for position, clip, good in zip(range(at, stop), clips, shard.note(known), strict=True):
+                if good and position in order.guilty:
+                    death = order.guilty[position]
+                    shard.fail(position, death.code, death.message)
+                elif good and first <= position < end:
+                    yield lambda position=position, clip=clip: (position, self._heard(clip))
+            at = stop
+
+    def _heard(self, clip: Clip) -> tuple[Samples, int] | Rejected:
+        try:
+            samples, rate = _read(clip, self.options)
+            _check(samples, rate)
+        except Rejected as rejection:
+            return rejection
+        finally:
+            self.pulse.beat()
+        return samples, rate
+
+
+def _ahead(pool: Executor, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
+    """What tasks return, in their order; some are at work before they are asked for, and no more are made."""
+    waiting: deque[Future[T]] = deque()
+    for task in tasks:
+        waiting.append(pool.submit(task))
+        if len(waiting) >= AHEAD:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _read(clip: Clip, options: Options | None) -> tuple[Samples, int]:
+    # A little more than the most, to see that it is more.
+    seconds = MOST_SECONDS + 1
+    if clip.data is not None:
+        with reading():
+            return read_audio(io.BytesIO(clip.data.as_py()), seconds)
+    if clip.url is None:
+        raise Rejected("null_path", "there is neither audio nor a path that says where it is")
+    if clip.offset is not None and clip.size is not None:
+        with reading():
+            return read_audio(io.BytesIO(_part(clip.url, clip.offset, clip.size, options)), seconds)
+    with opened(clip.url, options) as file:
+        return read_audio(file, seconds)
+
+
+def _part(url: str, offset: int, size: int, options: Options | None) -> bytes:
+    if offset < 0 or not 0 <= size <= MOST_PART:
+        raise Rejected("unreadable", f"bytes {offset} to {offset + size} of a tar cannot be a recording")
+    data = read_part(url, offset, offset + size, options)
+    if len(data) < size:
+        raise Rejected("unreadable", f"the tar ends {size - len(data)} bytes before the recording does")
+    return data
+
+
+def _check(samples: Samples, rate: int) -> None:
+    seconds = len(samples) / rate
+    if len(samples) * TOKENIZER_RATE <= (TOKENIZER_MIN_SAMPLES - 1) * rate:
+        least = 1_000 * TOKENIZER_MIN_SAMPLES / TOKENIZER_RATE
+        raise Rejected("too_short", f"{1_000 * seconds:.1f} ms; {least:.1f} ms is the least")
+    if seconds > MOST_SECONDS:
+        raise Rejected("too_long", f"more than {MOST_SECONDS:g} s; cut it into utterances")
+    check_values(samples, rate)
