@@ -76,19 +76,22 @@ class Ledger(Commits):
         return _place(self.folder, self.job["table"]) if "table" in self.job else (self.folder, INDEX)
 
     @classmethod
-    def start(cls, folder: Folder, job: Mapping[str, Any], plan: Plan) -> Ledger:
+    def start(
+        cls, folder: Folder, job: Mapping[str, Any], plan: Plan, files: Mapping[str, bytes] | None = None
+    ) -> Ledger:
         """Begins a job in an empty output; when another run begins the same one at this moment, joins it.
 
         Args:
             job: plain JSON values: ``config`` (``JobConfig.frozen``), ``fingerprints``, ``versions``, ``limit``, and
                 ``kind``, ``synth`` if it is absent. One of ``tokenize`` has ``table``, the absolute URL of what it
                 makes, and ``schemas`` (see ``tables.Tables``). The plan's digest is added.
+            files: by name in the folder, what the plan's manifest has that lies there; written before the job is begun.
 
         Raises:
             InputError: the output holds something else, or another job; or there is something where its table will be.
         """
         try:
-            begun = exists(folder) or not cls._begin(folder, job, plan)
+            begun = exists(folder) or not cls._begin(folder, job, plan, files or {})
         except StorageError as error:
             # Nothing is there yet: a wrong place, wrong rights or wrong options, which a resume would not mend.
             raise InputError(str(error)) from error
@@ -98,14 +101,15 @@ class Ledger(Commits):
         return ledger
 
     @staticmethod
-    def _begin(folder: Folder, job: Mapping[str, Any], plan: Plan) -> bool:
+    def _begin(folder: Folder, job: Mapping[str, Any], plan: Plan, files: Mapping[str, bytes]) -> bool:
         _refuse_foreign(folder)
         if "table" in job:
             _refuse_taken(*_place(folder, job["table"]))
         described = {**job, "plan": plan.digest, "version": FORMAT_VERSION, "created_at": time.time()}
         described["conditional"] = folder.can_create()
         data = json.dumps(described, indent=1, sort_keys=True).encode()
-        folder.put(plan_name(plan.digest), plan.to_bytes())
+        for name, content in {**files, plan_name(plan.digest): plan.to_bytes()}.items():
+            folder.put(name, content)
         if described["conditional"]:
             return folder.create(JOB, data)
         folder.put(JOB, data)
