@@ -24,7 +24,7 @@ LANES = 24  # workers that are shown
 PIECES = 60  # shards of a worker that are drawn one by one; more are drawn together where they touch
 TOUCHING = 0.6  # per cent of the picture
 PAUSE_SECONDS = 60.0  # without work, at least, to be a pause
-PAUSE_GAPS = 8  # of the usual time between two shards, likewise
+PAUSE_GAPS = 8  # of the usual time between two shards of a sample, likewise
 MARKED_PAUSES = 20
 
 UNITS = (("seconds", 1.0, 300.0), ("minutes", 60.0, 300 * 60.0), ("hours", 3600.0, float("inf")))
@@ -88,11 +88,13 @@ class WorkTime:
         self.total = float(before[-1])
 
     @classmethod
-    def of(cls, records: Sequence[CommitRecord]) -> WorkTime:
-        """Of a job; short gaps between shards count as work."""
-        starts = sorted(record.started_at for record in records)
-        usual = median(after - before for before, after in pairwise(starts)) if len(starts) > 1 else 0.0
-        gap = max(PAUSE_SECONDS, PAUSE_GAPS * usual)
+    def of(cls, records: Sequence[CommitRecord], *, all_there: bool) -> WorkTime:
+        """Of a job. Short gaps count as work; of a sample those, too, in which other shards may have been in work."""
+        gap = PAUSE_SECONDS
+        if not all_there:
+            starts = sorted(record.started_at for record in records)
+            usual = [after - before for before, after in pairwise(starts)]
+            gap = max(gap, PAUSE_GAPS * median(usual or [0.0]))
         return cls(joined(((record.started_at, record.finished_at) for record in records), gap))
 
     def at(self, moments: Values) -> Values:
@@ -119,7 +121,7 @@ def run_of(records: Sequence[CommitRecord], *, share: float = 1.0, speed: float)
     """
     if not records:
         return None
-    time = WorkTime.of(records)
+    time = WorkTime.of(records, all_there=share == 1.0)
     unit, seconds = next((name, each) for name, each, most in UNITS if time.total < most)
     span = time.total / seconds
     lanes = _lanes(records, time)
