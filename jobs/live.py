@@ -18,7 +18,7 @@ from jobs.progress import Meter, clock_time, listed, say
 from jobs.sight import STATES, Sight
 
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
-DRAW_SECONDS = 0.25  # between two drawings on a terminal
+DRAW_SECONDS = 0.5  # between two drawings on a terminal
 MOST_WORKERS = 20  # with a line of their own
 WIDEST = 100  # columns of their table
 OTHER_LINES = 9  # of the view, beside the workers'
@@ -34,12 +34,17 @@ def showing(meter: Meter, console: Console) -> Iterator[Changed]:
     What is yielded is to be called after each change of the meter, without arguments, and about once a second with the
     workers as they are, if there are any.
     """
-    if not console.is_terminal:
+    if not can_redraw(console):
         yield _Lines(meter, console).changed
         return
     view = _View(meter, console)
     with view.live:
         yield view.changed
+
+
+def can_redraw(console: Console) -> bool:
+    """Whether what was shown can be drawn over."""
+    return console.is_terminal and not console.is_dumb_terminal
 
 
 class _Lines:

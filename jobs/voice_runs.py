@@ -10,7 +10,7 @@ import torch
 from rich.console import Console
 
 from jobs.actor import Recipe
-from jobs.crew import Crew
+from jobs.crew import Crew, OnLook
 from jobs.errors import Unfinished
 from jobs.live import showing
 from jobs.models import open_model
@@ -69,7 +69,7 @@ def make_voices(order: VoicesOrder, console: Console) -> BuildReport:
             changed()
 
         if order.workers > 1 or order.ray_address is not None:
-            reports = _voices_on_ray(order, build, parts, on_report)
+            reports = _voices_on_ray(order, build, parts, on_report, changed)
         else:
             reports = _voices_here(order, build, parts, on_report, model)
     return build.finish(reports, failures)
@@ -94,7 +94,11 @@ def _voices_here(
 
 
 def _voices_on_ray(
-    order: VoicesOrder, build: VoiceBuild, parts: Sequence[Part], on_report: Callable[[PartReport], None]
+    order: VoicesOrder,
+    build: VoiceBuild,
+    parts: Sequence[Part],
+    on_report: Callable[[PartReport], None],
+    on_look: OnLook,
 ) -> list[PartReport]:
     reports: dict[int, PartReport] = {}
 
@@ -126,7 +130,7 @@ def _voices_on_ray(
             stall_seconds=VOICES_STALL_SECONDS,
         )
         with stop.graceful():
-            crew.work(schedule, on_part, lambda: stop.requested)
+            crew.work(schedule, on_part, lambda: stop.requested, on_look)
     if len(reports) < len(parts):
         reasons = [f"  part {part} was given up: {reason}" for part, reason in sorted(schedule.given_up.items())]
         raise Unfinished(

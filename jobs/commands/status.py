@@ -95,10 +95,12 @@ def _watch(observer: Observer, seconds: float, as_json: bool) -> None:
 
 @contextmanager
 def _showing(as_json: bool) -> Iterator[Callable[[Status], None]]:
+    from jobs.live import can_redraw
+
     console = Console()
     if as_json:
         yield lambda found: click.echo(json.dumps(found.as_dict()))
-    elif not console.is_terminal:
+    elif not can_redraw(console):
         yield lambda found: say(console, _line(found))
     else:
         with Live(console=console, auto_refresh=False) as live:

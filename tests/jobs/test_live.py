@@ -40,7 +40,9 @@ def test_a_log_file_gets_a_line_now_and_then_and_not_one_per_shard(clock: Clock)
     assert all("rows" in line and "ETA" in line for line in lines)  # none is wrapped at the width
 
 
-def test_a_terminal_gets_a_view_that_log_lines_do_not_tear(clock: Clock) -> None:
+def test_a_terminal_gets_a_view_that_log_lines_do_not_tear(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(live, "DRAW_SECONDS", 0.0)
     stream = io.StringIO()
     console = Console(file=stream, force_terminal=True, width=120)
     record = logging.LogRecord("jobs", logging.WARNING, "", 0, "a worker died [3/4]", None, None)
@@ -49,6 +51,18 @@ def test_a_terminal_gets_a_view_that_log_lines_do_not_tear(clock: Clock) -> None
         ConsoleHandler(console).emit(record)
     assert "warning: a worker died [3/4]" in stream.getvalue()
     assert "0/10" in stream.getvalue()
+    assert "starting" in stream.getvalue()
+    # It begins again below the line, and is gone at the end.
+    assert "0/10" in stream.getvalue().partition("[3/4]")[2]
+    assert stream.getvalue().endswith("\x1b[2K")
+
+
+def test_a_terminal_that_cannot_draw_shows_nothing(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    stream = io.StringIO()
+    with showing(Meter(rows_total=10, clock=clock), Console(file=stream, force_terminal=True)) as changed:
+        changed()
+    assert "0/10 rows" in stream.getvalue()
 
 
 def test_a_run_that_waits_fills_a_log_file_with_the_same_line(clock: Clock) -> None:
