@@ -252,7 +252,7 @@ def _driver_end(ledger: Ledger) -> dict[str, Any]:
                 shards = len(ledger.plan.range(task.range))
                 tally = replace(Tally.of([]), shards=shards, busy=((EPOCH, EPOCH + 1),))
                 ends = np.arange(1, count + 1, dtype=np.int64)
-                return Gathered(task.range, tally, Part(name="p", bytes=1, rows=1), None, Grouped(name="i", ends=ends))
+                return Gathered(task.range, tally, Part(name="p", bytes=1, rows=1, sha256=""), None, Grouped(name="i", ends=ends))
             case Compare():
                 return Grouped(name="d", ends=np.zeros(len(task.slices), np.int64))
             case _:

@@ -13,8 +13,8 @@ it lost and deletes its files.
 
 Where the store has not, tries write ``<shard>.<attempt>.json``, and the record that counts is the smallest attempt
 among those present: readers and writers use the same rule on the same names. When every shard is committed,
-``fix_choices`` writes the attempts that count into ``chosen-<generation>.json`` of each range, which goes before that
-rule, and from then on the choice cannot change. Why no file that counts is ever deleted:
+``fix_choices`` writes the attempts that count into ``chosen-<generation>-<round>.json`` of each range, which goes
+before that rule, and from then on the choice cannot change. Why no file that counts is ever deleted:
 
 - Before a choice is there, nobody deletes files of a committed try. A try that sees a smaller one has lost, but
   the end may have read the names before that one appeared, and be about to choose otherwise.
@@ -22,7 +22,7 @@ rule, and from then on the choice cannot change. Why no file that counts is ever
 - Only the driver writes a choice, under the lease, which it confirms before each, where there is none, and under a name
   with the lease's generation. Should a write of a run that has lost the lease land late, it is of a lower generation
   than that of the run that has it, and the highest counts. Whoever clears a range away, more than once or late, works
-  from the same choice.
+  from the same choice. A range that a later round adds shards to gets another choice, which holds the one before.
 
 **Unknown outcomes.** ``StorageUnknown`` from a commit means that the record may be there: nothing is deleted, the shard
 is done or not by what the names say, and tries that lost are cleared away at the end. A commit that is repeated by the
@@ -61,13 +61,19 @@ class Commits:
     """The commit records of one output.
 
     Args:
+        plans: from which shard on records name which plan, by its digest (see ``rounds``).
         conditional: whether the store has put-if-absent.
     """
 
-    def __init__(self, folder: Folder, plan: Plan, *, conditional: bool) -> None:
+    def __init__(self, folder: Folder, plan: Plan, *, plans: Sequence[tuple[int, str]], conditional: bool) -> None:
         self.folder = folder
         self.plan = plan
         self.conditional = conditional
+        self._plans = plans
+
+    def digest_of(self, shard: int) -> str:
+        """Of the plan that a record of this shard names."""
+        return [digest for first, digest in self._plans if first <= shard][-1]
 
     def committed(self) -> ShardSet:
         """The shards that are done, from key names alone; some ranges' names are in memory at a time."""
@@ -169,7 +175,7 @@ class Commits:
             raise StorageError(f"{self.folder.path(name)} is gone: shard {shard} was committed by it") from None
         except ValueError as error:
             raise StorageError(f"{self.folder.path(name)} is damaged: {error}") from None
-        if record.shard != shard or record.plan != self.plan.digest:
+        if record.shard != shard or record.plan != self.digest_of(shard):
             raise StorageError(f"{self.folder.path(name)} is the record of shard {record.shard} of plan {record.plan}")
         return record
 
@@ -222,7 +228,7 @@ class Commits:
         self.delete_all(strays)
 
     def _check_record(self, attempt: Attempt, record: CommitRecord) -> None:
-        if (record.shard, record.attempt, record.plan) != (attempt.shard, attempt.id, self.plan.digest):
+        if (record.shard, record.attempt, record.plan) != (attempt.shard, attempt.id, self.digest_of(attempt.shard)):
             raise ValueError(f"a record of shard {record.shard}, attempt {record.attempt} is not of {attempt}")
         if record.rows != record.rows_done + record.rows_failed or record.rows != self.plan.shard(record.shard).rows:
             raise ValueError(f"shard {record.shard}: {record.rows_done} + {record.rows_failed} rows of {record.rows}")

@@ -10,11 +10,15 @@ holds a few numbers of each range and partition.
 3. A range that has some of those: writes its part of the list of them.
 4. A table: its parts become one file. An index of more than ``SINGLE_FILE_ROWS`` rows stays a folder of parts.
 
+A job that has taken up rows again comes to another end (see ``rounds``). Then all of this is done once more, over all
+shards: the index gets the rows that were made, and of the failures those stay that were not taken up.
+
 Then the driver writes the totals, which is when the job is finished, and deletes what the tasks left for each other.
 
 Killed at any point, all is done again. A task may run twice, at the same time or late, by a worker that was given up
 for dead: whatever it writes follows from commit records that no longer change, so it writes the same again, and what it
-deletes counts for nobody (see ``ledger``).
+deletes counts for nobody (see ``commits``). One that comes so late that another round has begun finds that out before
+it replaces a table, and its other files have names of their own.
 """
 
 from __future__ import annotations
@@ -30,14 +34,16 @@ import numpy as np
 import pyarrow as pa
 
 from jobs import duplicates
+from jobs.card import write_card
 from jobs.duplicates import ENTRY, PLACE, Grouped, Slice
 from jobs.errors import StorageError
-from jobs.layout import DUPLICATES, FAILURES, FINISH, INDEX
+from jobs.layout import DUPLICATES, FAILURES, FINISH, INDEX, finish_prefix
 from jobs.ledger import Ledger
-from jobs.parts import Part, read_parts, read_shards, upload_table
+from jobs.parts import READ_GROUP_ROWS, ROW_GROUP_ROWS, Part, read_parts, read_shards, write_table
 from jobs.pulse import Pulse
 from jobs.records import CommitRecord
 from jobs.storage import Folder
+from jobs.tables import remaining
 from jobs.tally import Summary, Tally
 from jobs.urls import Options
 
@@ -120,6 +126,7 @@ class Finisher:
     def __init__(self, ledger: Ledger) -> None:
         self.pulse = Pulse()
         self._ledger, self._folder, self._tables = ledger, ledger.folder, ledger.tables
+        self._prefix = finish_prefix(len(ledger.rounds))
 
     @classmethod
     def open(cls, *, output: str, options: Options) -> Finisher:
@@ -154,10 +161,15 @@ class Finisher:
         index, ids = self._gather_index(number, records, scratch)
         failures = None
         if any(record.failures for record in records):
-            name = f"{FINISH}failures-{number:04d}.parquet"
-            tables = read_shards(self._folder, (record.failures for record in records))
-            failures = self._upload(self._folder, name, self._tables.failures, tables, scratch)
+            name = f"{self._prefix}failures-{number:04d}.parquet"
+            failures = self._upload(self._folder, name, self._tables.failures, self._failures(records), scratch)
         return Gathered(number, Tally.of(records), index, failures, ids)
+
+    def _failures(self, records: Sequence[CommitRecord]) -> Iterator[pa.Table]:
+        shards = [record.shard for record in records if record.failures]
+        tables = read_shards(self._folder, (record.failures for record in records))
+        for shard, table in zip(shards, tables, strict=True):
+            yield remaining(table, shard, self._ledger.plan)
 
     def _gather_index(self, number: int, records: Sequence[CommitRecord], scratch: Path) -> tuple[Part | None, Grouped]:
         """The range's part of the index, and its ids by partition."""
@@ -177,12 +189,12 @@ class Finisher:
         count = duplicates.partitions(self._ledger.plan.rows)
         ids = np.concatenate(found) if found else np.empty(0, ENTRY)
         groups = duplicates.partition_of(ids, count)
-        return index, duplicates.write_grouped(self._folder, f"{FINISH}ids-{number:04d}", ids, groups, count)
+        return index, duplicates.write_grouped(self._folder, f"{self._prefix}ids-{number:04d}", ids, groups, count)
 
     def _compare(self, task: Compare) -> Grouped:
         ids = [duplicates.read_slice(self._folder, part, ENTRY) for part in task.slices]
         places = duplicates.repeated(ids, range(len(ids)))
-        name, groups = f"{FINISH}doubled-{task.partition:04d}", places["range"].astype(np.int64)
+        name, groups = f"{self._prefix}doubled-{task.partition:04d}", places["range"].astype(np.int64)
         return duplicates.write_grouped(self._folder, name, places, groups, len(ids))
 
     def _pick(self, task: Pick, scratch: Path) -> Part:
@@ -197,7 +209,7 @@ class Finisher:
                     yield table.take(pa.array(rows[low:high] - at))
                 at += table.num_rows
 
-        name = f"{FINISH}duplicates-{task.range:04d}.parquet"
+        name = f"{self._prefix}duplicates-{task.range:04d}.parquet"
         return self._upload(self._folder, name, self._tables.duplicates, picked(), scratch)
 
     def _join(self, task: Join, scratch: Path) -> Part:
@@ -208,12 +220,17 @@ class Finisher:
     def _index_part(self, number: int) -> tuple[Folder, str]:
         """Where a range's part of the index goes: to its place, where that is a folder of parts."""
         if not stays_in_parts(self._ledger):
-            return self._folder, f"{FINISH}index-{number:04d}.parquet"
+            return self._folder, f"{self._prefix}index-{number:04d}.parquet"
         folder, name = self._ledger.public_index
         return folder, f"{name}/part-{number:04d}.parquet"
 
     def _upload(self, folder: Folder, name: str, schema: pa.Schema, tables: Iterable[pa.Table], scratch: Path) -> Part:
-        return upload_table(folder, name, schema, self._felt(tables), scratch)
+        size = ROW_GROUP_ROWS if self._ledger.kind == "synth" else READ_GROUP_ROWS
+        part = write_table(name, schema, self._felt(tables), scratch, group_rows=size)
+        if not name.startswith(FINISH):
+            self._ledger.require_round()
+        folder.upload(name, scratch)
+        return part
 
     def _felt(self, tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
         for table in tables:
@@ -223,7 +240,7 @@ class Finisher:
 
 def stays_in_parts(ledger: Ledger) -> bool:
     """Whether the index of a job is a folder of parts: where it is large, or asked for as one."""
-    return ledger.plan.rows > SINGLE_FILE_ROWS or not ledger.public_index[1].endswith(".parquet")
+    return ledger.plan.rows_total > SINGLE_FILE_ROWS or not ledger.public_index[1].endswith(".parquet")
 
 
 # --- the driver -------------------------------------------------------------------------------------------------------
@@ -248,6 +265,8 @@ def finalise(ledger: Ledger, work: Work | None = None) -> Summary:
         ledger.require_all()
         ledger.fix_choices()
         summary = _make_tables(ledger, work or _here(ledger))
+        if ledger.kind == "synth":
+            write_card(ledger, summary)
         ledger.confirm()
         # Before it is finished, since few come back to a finished job. Killed in between, the end is made again.
         ledger.clear_finish()
@@ -266,29 +285,33 @@ def _make_tables(ledger: Ledger, work: Work) -> Summary:
     ledger.confirm()
     gathered: Sequence[Gathered] = work([Gather(number) for number in range(ledger.plan.ranges)])
     doubled = _doubled(ledger, gathered, work)
-    joins = [Join(FAILURES, [each.failures for each in gathered if each.failures])]
+    joins = []
     if not stays_in_parts(ledger):
         joins.append(Join(INDEX, [each.index for each in gathered if each.index]))
     if doubled:
         joins.append(Join(DUPLICATES, doubled))
+    # Last, where they are made one after the other: better that a row is in both than in none.
+    joins.append(Join(FAILURES, [each.failures for each in gathered if each.failures]))
     ledger.confirm()
     if not doubled:
         ledger.folder.delete(DUPLICATES)
-    work(joins)
+    written: Sequence[Part] = work(joins)
     tally = Tally.total(each.tally for each in gathered)
+    failed = ledger.not_taken_up(tally.errors)
     return Summary(
         shards=tally.shards,
-        rows_total=ledger.plan.rows,
+        rows_total=ledger.plan.rows_total,
         rows_done=tally.rows_done,
-        rows_failed=tally.rows_failed,
+        rows_failed=sum(failed.values()),
         duplicates=sum(part.rows for part in doubled),
         samples=tally.samples,
-        errors=tally.errors,
+        errors=failed,
         problems=tally.problems,
         retries=tally.retries,
         positions=tally.positions,
         padding=tally.padding,
         speed=tally.speed,
+        failures_sha256=written[-1].sha256,
         finished_at=time.time(),
     )
 

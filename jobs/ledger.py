@@ -9,8 +9,10 @@ Layout under the output (nothing else knows it; use ``Ledger``):
     ledger/index/<shard>-<attempt>.parquet  its part of the index
     ledger/failures/<shard>-<attempt>.parquet
     ledger/commits/<range>/<shard>.json     its commit record: the shard is done when this is there (see ``commits``)
+    ledger/rounds/...                       rows that failed and were taken up again (see ``rounds``)
     ledger/finish/...                       what the end of the job leaves while it is under way (see ``finish``)
-    ledger/finished.json                    the totals; the job is finished when this is there
+    ledger/finished.json                    the totals; the job is finished when this is there. Of round N,
+                                            ``finished-<N>.json``
     index.parquet, failures.parquet, duplicates.parquet
 
 A job that makes tokens has no audio, and its index is a table of its own, elsewhere (``Ledger.public_index``).
@@ -21,7 +23,7 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -33,18 +35,19 @@ from jobs.layout import (
     COMMITS,
     DATA,
     FINISH,
-    FINISHED,
     INDEX,
     JOB,
     TABLES,
     chosen_name,
+    finished_name,
     plan_name,
 )
 from jobs.lease import Lease, Timing, take_lease
 from jobs.plan import Plan
+from jobs.rounds import Round, plans_by_shard, read_rounds, write_round
 from jobs.storage import Folder
 from jobs.tables import Tables
-from jobs.tally import Summary
+from jobs.tally import Summary, summed
 
 FORMAT_VERSION = 3
 
@@ -52,9 +55,11 @@ FORMAT_VERSION = 3
 class Ledger(Commits):
     """The state of one output. ``start`` or ``open`` makes it."""
 
-    def __init__(self, folder: Folder, job: Mapping[str, Any], plan: Plan) -> None:
-        super().__init__(folder, plan, conditional=bool(job["conditional"]))
+    def __init__(self, folder: Folder, job: Mapping[str, Any], plan: Plan, rounds: Sequence[Round] = ()) -> None:
+        plans = plans_by_shard(job["plan"], rounds)
+        super().__init__(folder, plan, plans=plans, conditional=bool(job["conditional"]))
         self.job = dict(job)
+        self.rounds = list(rounds)
         self._lease: Lease | None = None
 
     @property
@@ -134,13 +139,14 @@ class Ledger(Commits):
                 f"{folder.url} was begun by another version of s3gen (format {version}, not {FORMAT_VERSION}); "
                 "finish it with that one, or choose another output"
             )
-        try:
-            plan = Plan.from_bytes(folder.read(plan_name(digest)), folder.url)
-        except FileNotFoundError:
-            raise InputError(f"{folder.url}: the job's plan {plan_name(digest)} is missing") from None
-        if plan.digest != digest:
-            raise InputError(f"{folder.url}: {JOB} names the plan {digest}, its file holds {plan.digest}")
-        return cls(folder, job, plan)
+        rounds = read_rounds(folder)
+        return cls(folder, job, _read_plan(folder, rounds[-1].plan if rounds else digest), rounds)
+
+    def reopened(self) -> Ledger:
+        """The job as it is now, under the same lease."""
+        ledger = Ledger.open(self.folder)
+        ledger._lease = self._lease
+        return ledger
 
     def check_unchanged(self, job: Mapping[str, Any], plan: Plan | None = None) -> None:
         """Refuses to go on as another job than the one that was begun.
@@ -153,8 +159,8 @@ class Ledger(Commits):
             InputError: lists each key that differs, what it was and what it is now.
         """
         found = job_changes(self.job, job)
-        if plan is not None and plan.digest != self.plan.digest:
-            found += plan_changes(self.plan, plan)
+        if plan is not None and plan.digest != self.job["plan"]:
+            found += plan_changes(_read_plan(self.folder, self.job["plan"]) if self.rounds else self.plan, plan)
         if found:
             lines = "\n".join(f"  {key}: was {was}, is {is_now}" for key, was, is_now in found)
             raise InputError(f"{self.folder.url} was begun as another job:\n{lines}\nundo this, or use another output")
@@ -163,12 +169,62 @@ class Ledger(Commits):
 
     def summary(self) -> Summary | None:
         """The totals of a finished job; None while it is not."""
+        name = finished_name(len(self.rounds))
         try:
-            return Summary(**json.loads(self.folder.read(FINISHED)))
+            return Summary(**json.loads(self.folder.read(name)))
         except FileNotFoundError:
             return None
         except (ValueError, TypeError) as error:
-            raise StorageError(f"{self.folder.path(FINISHED)} is damaged: {error}") from None
+            raise StorageError(f"{self.folder.path(name)} is damaged: {error}") from None
+
+    def require_round(self) -> None:
+        """Returns when no round was begun after this one.
+
+        Raises:
+            StorageError: one was; it is meant for a worker of the end that comes late.
+        """
+        if len(read_rounds(self.folder)) != len(self.rounds):
+            raise StorageError(f"{self.folder.url}: another round was begun after round {len(self.rounds)}")
+
+    def not_taken_up(self, errors: Mapping[str, int]) -> dict[str, int]:
+        """Failed rows by code, without those that a later round has taken up.
+
+        Args:
+            errors: of all committed shards, as ``Tally`` sums them up.
+        """
+        taken = summed(each.taken for each in self.rounds)
+        left = {code: rows - taken.get(code, 0) for code, rows in errors.items()}
+        return {code: rows for code, rows in left.items() if rows > 0}
+
+    @property
+    def rows_in_round(self) -> int:
+        """The rows that the round is about: those of the manifest, or those that it tries again."""
+        begin = self.rounds[-1].shard if self.rounds else 0
+        return self.plan.rows - int(self.plan.starts[begin])
+
+    def begin_round(self, plan: Plan, taken: Mapping[str, int]) -> Ledger:
+        """Takes up rows of a finished job again.
+
+        Args:
+            plan: this one, extended by these rows.
+            taken: how many of them had failed of which code.
+
+        Returns:
+            The job as it then is, under the same lease.
+
+        Raises:
+            LeaseHeld: another run has taken over.
+        """
+        self.folder.put(plan_name(plan.digest), plan.to_bytes())
+        self.confirm()
+        number, now = len(self.rounds) + 1, time.time()
+        each = Round(number=number, plan=plan.digest, shard=len(self.plan), taken=dict(taken), begun_at=now)
+        write_round(self.folder, each, self._generation)
+        return self.reopened()
+
+    @property
+    def _generation(self) -> int:
+        return 0 if self._lease is None else self._lease.generation
 
     @contextlib.contextmanager
     def lease(
@@ -217,18 +273,18 @@ class Ledger(Commits):
         if self.conditional:
             return
         for number in range(self.plan.ranges):
-            if not self._chosen(number):
+            if len(self._chosen(number)) < len(self.plan.range(number)):
                 matches = {shard: COMMIT_NAME.match(name) for shard, name in self.record_names(number).items()}
                 attempts = {shard: match[2] for shard, match in matches.items() if match}
                 if len(attempts) < len(self.plan.range(number)):
                     raise StorageError(f"{self.folder.url}: records of shards that were committed are gone")
                 self.confirm()
-                generation = 0 if self._lease is None else self._lease.generation
-                self.folder.put(chosen_name(number, generation), json.dumps(attempts).encode())
+                name = chosen_name(number, self._generation, len(self.rounds))
+                self.folder.put(name, json.dumps(attempts).encode())
 
     def finish(self, summary: Summary) -> None:
-        """Marks the job as finished."""
-        self.folder.put(FINISHED, json.dumps(asdict(summary), indent=1).encode())
+        """Marks the job as finished, in this round."""
+        self.folder.put(finished_name(len(self.rounds)), json.dumps(asdict(summary), indent=1).encode())
 
     def clear_finish(self) -> None:
         """Deletes what the end of the job needed while it was under way, and what killed writers left."""
@@ -239,6 +295,16 @@ class Ledger(Commits):
 def exists(folder: Folder) -> bool:
     """Whether a job was begun in this output."""
     return folder.exists(JOB)
+
+
+def _read_plan(folder: Folder, digest: str) -> Plan:
+    try:
+        plan = Plan.from_bytes(folder.read(plan_name(digest)), folder.url)
+    except FileNotFoundError:
+        raise InputError(f"{folder.url}: the job's plan {plan_name(digest)} is missing") from None
+    if plan.digest != digest:
+        raise InputError(f"{folder.url}: the job names the plan {digest}, its file holds {plan.digest}")
+    return plan
 
 
 def _refuse_foreign(folder: Folder) -> None:

@@ -34,6 +34,7 @@ from jobs.placement import Share
 from jobs.plan import Plan, ShardSet
 from jobs.progress import Meter
 from jobs.records import ShardReport
+from jobs.retry import begin_retry
 from jobs.schedule import Schedule
 from jobs.session import connected, nodes, plan_share
 from jobs.sight import Sight
@@ -90,8 +91,11 @@ class Trade(Protocol):
         """What a worker gets for a shard; what it returns is a `ShardReport`."""
 
 
-def run(trade: Trade, folder: Folder, console: Console) -> tuple[Summary, int]:
+def run(trade: Trade, folder: Folder, console: Console, *, retry: bool = False) -> tuple[Summary, int]:
     """Makes what is left of a job, and its end.
+
+    Args:
+        retry: then take up the rows again that failed of what another try may mend, once (see `jobs.retry`).
 
     Returns:
         The totals, and how many shards this run has made.
@@ -101,18 +105,31 @@ def run(trade: Trade, folder: Folder, console: Console) -> tuple[Summary, int]:
         JobError: the job is not finished.
     """
     logging.getLogger("jobs").setLevel(trade.config.log_level.upper())
-    with workplace(trade, folder) as (share, stop):
+    with workplace(trade, folder, retry=retry) as (share, stop):
         # Where only the end is left to do, the job is begun.
         ledger = Ledger.open(folder) if share is None or exists(folder) else trade.begin(folder, share)
         with ledger.lease(on_wait=log.warning) as lease:
-            done = ledger.committed()
-            if len(done) < len(ledger.plan):
-                if share is None:
-                    raise Unfinished(f"{folder.url}: shards that were committed are gone; go on with: {_again(folder)}")
-                _make_shards(trade, ledger, share, done, lease, stop, console)
-            work = None if _is_small(ledger.plan) else on_ray(trade.config, ledger, lease, stop)
-            summary = finalise(ledger, work)
-        return summary, len(ledger.plan) - len(done)
+            # The run that had the lease before may have begun another round.
+            summary, made = _to_the_end(trade, ledger.reopened(), share, lease, stop, console)
+            again = begin_retry(ledger.reopened()) if retry else None
+            if again is not None:
+                log.info("round %d: %s rows are tried again", len(again.rounds), again.rows_in_round)
+                summary, more = _to_the_end(trade, again, share, lease, stop, console)
+                made += more
+        return summary, made
+
+
+def _to_the_end(
+    trade: Trade, ledger: Ledger, share: Share | None, lease: Lease, stop: Stop, console: Console
+) -> tuple[Summary, int]:
+    done = ledger.committed()
+    if len(done) < len(ledger.plan):
+        if share is None:
+            url = ledger.folder.url
+            raise Unfinished(f"{url}: shards that were committed are gone; go on with: {_again(ledger.folder)}")
+        _make_shards(trade, ledger, share, done, lease, stop, console)
+    work = None if _is_small(ledger.plan) else on_ray(trade.config, ledger, lease, stop)
+    return finalise(ledger, work), len(ledger.plan) - len(done)
 
 
 def versions() -> dict[str, str]:
@@ -126,18 +143,21 @@ def versions() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def workplace(trade: Trade, folder: Folder) -> Iterator[tuple[Share | None, Stop]]:
+def workplace(trade: Trade, folder: Folder, *, retry: bool = False) -> Iterator[tuple[Share | None, Stop]]:
     """Ray, and the share of it that a worker gets; None where only the end of a small job is left to do."""
-    stop = Stop()
-    config, plan = trade.config, trade.plan
+    stop, config = Stop(), trade.config
     if config.ray_address is None:
         device_of(trade.device)  # a GPU that is not here is bad input, to be said before Ray starts
-    if _is_small(plan) and exists(folder) and len(Ledger.open(folder).committed()) == len(plan):
+    if not retry and exists(folder) and _only_the_end_is_left(Ledger.open(folder)):
         with stop.listening():
             yield None, stop
         return
     with connected(config.ray_address), stop.listening():
         yield plan_share(config.workers, gpus_of(trade), own=config.ray_address is None), stop
+
+
+def _only_the_end_is_left(ledger: Ledger) -> bool:
+    return _is_small(ledger.plan) and len(ledger.committed()) == len(ledger.plan)
 
 
 def _is_small(plan: Plan) -> bool:
@@ -164,7 +184,8 @@ def _make_shards(
     _check_patience(config)
     left = (index for index in range(len(plan)) if index not in done)
     schedule = Schedule(left, rows=lambda shard: plan.shard(shard).rows)
-    meter = Meter(plan.rows, rows_before=plan.rows_of(done))
+    earlier = plan.rows - ledger.rows_in_round
+    meter = Meter(ledger.rows_in_round, rows_before=plan.rows_of(done) - earlier)
     metrics = Metrics(meter, ledger.folder.url)
     log.debug("metrics for Prometheus: %s", ", ".join(endpoints()) or "none, this Ray has no agent that gives them")
     crew = Crew(

@@ -21,7 +21,8 @@ from jobs.parquet import read_parquet
 from jobs.records import StoredFile
 from jobs.storage import Folder
 
-ROW_GROUP_ROWS = 65_536  # of the finished tables
+ROW_GROUP_ROWS = 65_536  # of the finished tables ...
+READ_GROUP_ROWS = 4_096  # ... and of those that are manifests: a shard's rows are read from the beginning of a group on
 BATCH_ROWS = 8_192
 READ_AHEAD = 64  # parts of shards in memory
 READ_THREADS = 16
@@ -34,6 +35,7 @@ class Part:
     name: str
     bytes: int
     rows: int
+    sha256: str
 
 
 def read_shards(folder: Folder, files: Iterable[StoredFile | None]) -> Iterator[pa.Table]:
@@ -80,23 +82,25 @@ def read_parts(folder: Folder, parts: Iterable[Part], columns: Sequence[str] | N
             raise StorageError(f"{folder.path(part.name)} cannot be read: {error}") from None
 
 
-def upload_table(folder: Folder, name: str, schema: pa.Schema, tables: Iterable[pa.Table], scratch: Path) -> Part:
-    """Writes tables of one schema as one Parquet file; the same tables always give the same file.
+def write_table(name: str, schema: pa.Schema, tables: Iterable[pa.Table], scratch: Path, *, group_rows: int) -> Part:
+    """Writes tables of one schema as one local Parquet file; the same tables always give the same file.
 
     Args:
-        scratch: a local file to write first.
+        name: where it will be uploaded to.
+        group_rows: of its row groups.
     """
     rows, pending, waiting = 0, [], 0
     with contextlib.closing(pq.ParquetWriter(scratch, schema, compression="zstd")) as writer:
         for table in tables:
             pending.append(table.select(schema.names).cast(schema))
             waiting += table.num_rows
-            while waiting >= ROW_GROUP_ROWS:
+            while waiting >= group_rows:
                 ready = pa.concat_tables(pending)
-                writer.write_table(ready.slice(0, ROW_GROUP_ROWS), row_group_size=ROW_GROUP_ROWS)
-                rows, waiting = rows + ROW_GROUP_ROWS, waiting - ROW_GROUP_ROWS
-                pending = [ready.slice(ROW_GROUP_ROWS)]
+                writer.write_table(ready.slice(0, group_rows), row_group_size=group_rows)
+                rows, waiting = rows + group_rows, waiting - group_rows
+                pending = [ready.slice(group_rows)]
         if waiting:
-            writer.write_table(pa.concat_tables(pending), row_group_size=ROW_GROUP_ROWS)
-    folder.upload(name, scratch)
-    return Part(name=name, bytes=scratch.stat().st_size, rows=rows + waiting)
+            writer.write_table(pa.concat_tables(pending), row_group_size=group_rows)
+    with scratch.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Part(name=name, bytes=scratch.stat().st_size, rows=rows + waiting, sha256=digest)

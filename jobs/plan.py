@@ -144,19 +144,16 @@ class Plan:
         begin = int(self.starts[shard.index]) - self.rows_total
         return self.reseeded[begin : begin + shard.rows] if begin >= 0 else np.zeros(shard.rows, np.int64)
 
-    def is_taken_up(self, shard: Shard, urls: Sequence[str], rows: Ints) -> npt.NDArray[np.bool_]:
-        """Which of a shard's rows, given by their origins, are tried again in a later one.
-
-        Raises:
-            KeyError: a URL is none of the manifest's.
-        """
+    def is_taken_up(self, shard: int, urls: Sequence[str], rows: Ints) -> npt.NDArray[np.bool_]:
+        """Which of a shard's rows, given by their origins, are tried again in a later one."""
         # Within a round a row is there once: whatever comes after the shard is of a later one.
-        after = self.again[max(0, int(self.starts[shard.index + 1]) - self.rows_total) :]
+        after = self.again[max(0, int(self.starts[shard + 1]) - self.rows_total) :]
         return np.isin(self.numbers_of(urls, rows), after) if len(after) else np.zeros(len(rows), np.bool_)
 
     def numbers_of(self, urls: Sequence[str], rows: Ints) -> Ints:
-        """Of rows that are given by their origins, their numbers. KeyError where a URL is none of the manifest's."""
-        return np.array([self._file_begins[url] for url in urls], np.int64) + rows
+        """Of rows that are given by their origins, their numbers; -1 where the manifest has no such file."""
+        begins = np.array([self._file_begins.get(url, -1) for url in urls], np.int64)
+        return np.where(begins < 0, -1, begins + rows)
 
     @property
     def ranges(self) -> int:

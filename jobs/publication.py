@@ -80,7 +80,7 @@ class Publication:
         record = CommitRecord(
             shard=self.attempt.shard,
             attempt=self.attempt.id,
-            plan=self.ledger.plan.digest,
+            plan=self.ledger.digest_of(self.attempt.shard),
             ids=made.ids,
             rows=len(made.rows) + len(made.failed),
             rows_done=len(made.rows),

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from rich.console import Console
 
+from jobs import tokenize_runs
 from jobs.actor import Recipe
 from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, LEAST_FRAMES, Calibration
 from jobs.config import JobConfig, config_from
@@ -23,6 +24,7 @@ from jobs.manifest import Manifest
 from jobs.models import open_model
 from jobs.placement import Share
 from jobs.plan import Plan, make_plan
+from jobs.retry import mendable
 from jobs.schedule import Schedule
 from jobs.storage import Folder
 from jobs.urls import Options
@@ -53,21 +55,31 @@ def synth(config: JobConfig, limit: int | None, console: Console) -> Outcome:
     return job.run(folder, console)
 
 
-def resume(output: str, overrides: list[str], options: Options, console: Console) -> Outcome:
-    """Goes on with the job in an output, from what the output itself records. Raises as `synth`."""
+def resume(
+    output: str, overrides: list[str], options: Options, console: Console, *, retry_failed: bool = False
+) -> Outcome:
+    """Goes on with the job in an output, from what the output itself records. Raises as `synth`.
+
+    Args:
+        retry_failed: when it is finished, take up the rows again that failed of what another try may mend.
+    """
     folder = Folder(output, options)
     ledger = Ledger.open(folder)
+    if ledger.kind == tokenize_runs.KIND:
+        if retry_failed:
+            raise InputError(f"--retry-failed: {folder.url} makes tokens; only failed rows of speech are tried again")
+        return tokenize_runs.resume(ledger, overrides, options, console)
     values = {**ledger.job["config"], "output": folder.url}
     config = config_from(values, overrides, storage_options=options)
     if config.output != folder.url:
         raise InputError(f"--set output={config.output}: the job is in {folder.url} and goes on there")
     ledger.check_unchanged({"config": config.frozen() | {"output": ledger.job["config"]["output"]}})
     summary = ledger.summary()
-    if summary is not None:
+    if summary is not None and not (retry_failed and mendable(summary)):
         return Outcome(output=folder.url, model=config.model, summary=summary, made_shards=0)
     job = Synthesis.of(config, ledger.job["limit"])
     ledger.check_unchanged({"fingerprints": job.frozen["fingerprints"]}, job.plan)
-    return job.run(folder, console)
+    return job.run(folder, console, retry=retry_failed)
 
 
 def trial_output(output: str, limit: int) -> str:
@@ -108,9 +120,9 @@ class Synthesis:
         """See `Trade.device`."""
         return self.config.engine.device
 
-    def run(self, folder: Folder, console: Console) -> Outcome:
+    def run(self, folder: Folder, console: Console, *, retry: bool = False) -> Outcome:
         """See `jobs.making.run`."""
-        summary, made = run(self, folder, console)
+        summary, made = run(self, folder, console, retry=retry)
         return Outcome(output=folder.url, model=self.config.model, summary=summary, made_shards=made)
 
     def begin(self, folder: Folder, share: Share) -> Ledger:

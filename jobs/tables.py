@@ -12,6 +12,8 @@ import pyarrow as pa
 import pyarrow.ipc as ipc
 
 from jobs.manifest import FAILURE_COLUMNS, Failure, Ints
+from jobs.plan import Plan
+from jobs.writers import pick
 
 INDEX_SCHEMA = pa.schema(
     [
@@ -106,7 +108,7 @@ def failures_table(failures: Sequence[Failure], table: pa.Table, origins: tuple[
     """
     ordered = sorted(failures, key=lambda failure: failure.position)
     positions = np.array([failure.position for failure in ordered], np.int64)
-    picked = pa.concat_tables([table.slice(at, 1) for at in positions.tolist()] or [table.slice(0, 0)])
+    failed = pick(table, positions.tolist())
     urls, rows = origins
     added = {
         "error": pa.array([failure.error for failure in ordered], pa.string()),
@@ -115,5 +117,11 @@ def failures_table(failures: Sequence[Failure], table: pa.Table, origins: tuple[
         "row": pa.array(rows[positions], pa.int64()),
     }
     others = [name for name in table.column_names if name not in ("id", "voice_id")]
-    columns = [picked["id"], picked["voice_id"], *added.values(), *(picked[name] for name in others)]
+    columns = [failed["id"], failed["voice_id"], *added.values(), *(failed[name] for name in others)]
     return pa.Table.from_arrays(columns, schema=failures_schema(table.schema))
+
+
+def remaining(failures: pa.Table, shard: int, plan: Plan) -> pa.Table:
+    """A shard's failures without those that a later round tries again."""
+    taken = plan.is_taken_up(shard, failures["manifest"].to_pylist(), failures["row"].to_numpy())
+    return pick(failures, np.flatnonzero(~taken).tolist()) if taken.any() else failures

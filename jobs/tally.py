@@ -129,6 +129,7 @@ class Summary:
     positions: int  # that the vocoder was given, padding included; of the tries that count
     padding: int  # among them
     speed: float  # seconds of audio per second in which at least one shard was in work
+    failures_sha256: str  # of the failures table
     finished_at: float
 
     @property

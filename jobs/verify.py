@@ -19,12 +19,13 @@ import pyarrow.parquet as pq
 from jobs.audio_contents import AudioContents
 from jobs.errors import StorageError, StorageUnknown
 from jobs.findings import Finding, Verification
-from jobs.layout import DATA, DATA_NAME, DUPLICATES, FAILURES
+from jobs.layout import DATA, DATA_NAME, DUPLICATES, FAILURES, finished_name
 from jobs.ledger import Ledger
 from jobs.parquet import read_parquet
 from jobs.plan import Shard
-from jobs.records import CommitRecord, StoredFile, ids_digest, text_bytes
+from jobs.records import CommitRecord, StoredFile, counts, ids_digest, text_bytes
 from jobs.storage import Folder
+from jobs.tables import remaining
 from jobs.tally import Summary, Tally
 from jobs.token_contents import TokenContents
 from jobs.urls import Options
@@ -110,7 +111,7 @@ class _Check:
         failures = yield from _table(record.failures, contents, self._failures.schema)
         shard = self._ledger.plan.shard(number)
         yield from self._index.compare(index, name)
-        yield from self._failures.compare(failures, name)
+        yield from self._failures.compare(remaining(failures, number, self._ledger.plan), name)
         yield from _check_counts(record, index, failures, self._contents.samples(index))
         failed = self._positions(shard, failures)
         if ids_digest(_ids(shard.rows, index["id"], failures["id"], failed)) != record.ids:
@@ -130,11 +131,12 @@ class _Check:
         yield from self._index.end()
         yield from self._failures.end()
         yield from self._duplicates(summary)
-        counted = (self._tally.shards, self._tally.rows_done, self._tally.rows_failed, self._tally.samples)
-        stated = (summary.shards, summary.rows_done, summary.rows_failed, summary.samples)
-        if counted != stated:
-            message = f"shards, rows done, rows failed, samples are {counted}, the totals say {stated}"
-            yield Finding("totals", "ledger/finished.json", message)
+        failed = self._ledger.not_taken_up(self._tally.errors)
+        counted = (self._tally.shards, self._tally.rows_done, failed, self._tally.problems, self._tally.samples)
+        stated = (summary.shards, summary.rows_done, summary.errors, summary.problems, summary.samples)
+        if counted != stated or summary.rows_failed != sum(failed.values()):
+            message = f"shards, rows done, rows failed, problems, samples are {counted}, the totals say {stated}"
+            yield Finding("totals", finished_name(len(self._ledger.rounds)), message)
         for prefix in DATA:
             for name in self._folder.list(prefix):
                 match = DATA_NAME.match(name)
@@ -251,5 +253,8 @@ def _check_counts(record: CommitRecord, index: pa.Table, failures: pa.Table, sam
     ):
         if rows != stated:
             yield Finding(what, where, f"{rows} rows in this part, the record says {stated}")
+    errors = counts(failures["error"].to_pylist())
+    if errors != record.errors:
+        yield Finding("failures", where, f"the rows failed of {errors}, the record says {record.errors}")
     if samples != record.samples:
         yield Finding("index", where, f"{samples} samples in the index, the record says {record.samples}")

@@ -183,7 +183,12 @@ class Worker:
         with self._reading:
             table = manifest.read(planned.spans, self._options)
             self.pulse.beat()
-            rows, failures = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
+            rows, failures = check_rows(
+                table,
+                job_seed=self._config.seed,
+                max_tokens=self._config.max_tokens,
+                reseeded=self._ledger.plan.reseeded_by(planned),
+            )
             failures += [_guilty(row, order.guilty[row.position]) for row in rows if row.position in order.guilty]
             rows = [row for row in rows if first <= row.position < end and row.position not in order.guilty]
             voices = self._cut(self._voices.get_many(row.voice_id for row in rows))
@@ -191,7 +196,7 @@ class Worker:
         unknown = [row for row in rows if row.voice_id not in voices]
         return _Work(
             table=table,
-            origins=manifest.origins(planned.spans),
+            origins=self._ledger.plan.origins(planned),
             items=[Item(row, voices[row.voice_id]) for row in rows if row.voice_id in voices],
             failures=[*failures, *map(_unknown_voice, unknown)],
         )

@@ -51,8 +51,8 @@ def stored_columns(table: pa.Table, rows: Sequence[Row], *, keep_inputs: bool) -
     Args:
         table: the shard's rows as the manifest has them.
         rows: those that were made, in manifest order.
-        keep_inputs: keep `tokens` as they were given, and `seed`; where the manifest has no seeds, the ones used
-            (uint64), so that each row can be made again on its own.
+        keep_inputs: keep `tokens` as they were given, and `seed`, of a row that got another one that one; where the
+            manifest has no seeds, the ones used (uint64), so that each row can be made again on its own.
 
     Returns:
         `id`, `voice_id`, then the manifest's other columns, unchanged, in its order.
@@ -61,13 +61,23 @@ def stored_columns(table: pa.Table, rows: Sequence[Row], *, keep_inputs: bool) -
         "id": pa.array([row.id for row in rows], pa.string()),
         "voice_id": pa.array([row.voice_id for row in rows], pa.string()),
     }
-    picked = pick(table, [row.position for row in rows])
+    kept = pick(table, [row.position for row in rows])
     for name in table.column_names:
         if name not in columns and (keep_inputs or name not in INPUT_COLUMNS):
-            columns[name] = picked.column(name)
-    if keep_inputs and "seed" not in columns:
-        columns["seed"] = pa.array([row.seed for row in rows], pa.uint64())
+            columns[name] = kept.column(name)
+    if keep_inputs:
+        columns["seed"] = _seeds(rows, columns.get("seed"))
     return pa.table(columns)
+
+
+def _seeds(rows: Sequence[Row], given: pa.Array | pa.ChunkedArray | None) -> pa.Array | pa.ChunkedArray:
+    if given is None:
+        return pa.array([row.seed for row in rows], pa.uint64())
+    if not any(row.reseeded for row in rows):
+        return given
+    own = zip(rows, given.to_pylist(), strict=True)
+    used = [row.seed if row.reseeded else seed for row, seed in own]
+    return pa.array(used, given.type if pa.types.is_integer(given.type) else pa.float64()).cast(given.type)
 
 
 def pick(table: pa.Table, positions: Sequence[int]) -> pa.Table:
