@@ -156,7 +156,10 @@ function _s3gen_completion
             case plain
                 echo $parts[2]
             case file
-                __fish_complete_path $parts[2]
+                set -l kept (string match -r '^[^=]*=' -- (commandline -ct))
+                for path in (__fish_complete_path $parts[2])
+                    echo "$kept$path"
+                end
             case dir
                 __fish_complete_directories $parts[2]
         end
