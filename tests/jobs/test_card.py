@@ -1,0 +1,139 @@
+"""The data-set card: what it says, what it must not say, and that it is its reader's once it is edited."""
+
+from __future__ import annotations
+
+import logging
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from jobs.card import CARD, card, write_card
+from jobs.finish import finalise
+from jobs.ledger import Ledger
+from jobs.report_numbers import Voices
+from jobs.tally import Summary
+from tests.jobs import made_job, shown_job
+
+
+def finished(folder: Path, **config: Any) -> tuple[Ledger, Summary]:
+    ledger = shown_job.start(str(folder / "out"), shown_job.write_manifest(folder / "manifest.parquet"), **config)
+    shown_job.make_all(ledger)
+    return ledger, finalise(ledger)
+
+
+def read(ledger: Ledger) -> tuple[dict[str, Any], str]:
+    """The head, and the text after it."""
+    _, head, text = ledger.folder.read(CARD).decode().split("---\n", 2)
+    return yaml.safe_load(head), text
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> tuple[Ledger, Summary]:
+    return finished(tmp_path_factory.mktemp("card"))
+
+
+def test_a_card_says_that_its_speech_is_synthetic(job: tuple[Ledger, Summary]) -> None:
+    ledger, summary = job
+    write_card(ledger, summary)
+    head, text = read(ledger)
+    assert head["task_categories"] == ["text-to-speech"]
+    assert "synthetic" in head["tags"]
+    assert head["size_categories"] == ["n<1K"]
+    assert head["configs"][0]["data_files"] == [{"split": "train", "path": "audio/*.parquet"}]
+    assert "**All speech in this data set is synthetic" in text
+    assert "No person has said" in text
+    assert "37 utterances, 38.5 s of audio, 5 voices" in text
+    assert "3 more rows could not be made (null\\_tokens 2, token\\_out\\_of\\_range 1)" in text
+    assert "| de\\/carl\\.2 | 8 | 8.1 s |" in text
+    assert "| clipping | 0.001 | 1 (2.7 %) |" in text
+    assert "by the seed 3 of the job" in text
+    assert ledger.job["plan"] in text
+
+
+def test_a_published_card_names_no_place_of_its_maker(tmp_path: Path) -> None:
+    ledger, summary = finished(tmp_path, model=f"{tmp_path}/weights", voices="s3://private-bucket/voices.parquet")
+    write_card(ledger, summary)
+    _, text = read(ledger)
+    assert "model: weights" in text
+    assert str(tmp_path) not in text
+    assert "private-bucket" not in text
+
+
+def test_random_weights_are_not_passed_off_as_speech(tmp_path: Path) -> None:
+    ledger, summary = finished(tmp_path, model="random:tiny")
+    write_card(ledger, summary)
+    assert "The weights of the model were random, for a trial: this is noise." in read(ledger)[1]
+
+
+def test_an_edited_card_is_overwritten(job: tuple[Ledger, Summary], caplog: pytest.LogCaptureFixture) -> None:
+    ledger, summary = job
+    write_card(ledger, summary)
+    own = ledger.folder.read(CARD)
+    write_card(ledger, summary)
+    assert ledger.folder.read(CARD) == own
+    for edited in (own + b"\nLicence: CC0.\n", own.replace(b"synthetic", b"lovely"), b"# Mine\n", b""):
+        ledger.folder.put(CARD, edited)
+        with caplog.at_level(logging.INFO, "jobs"):
+            write_card(ledger, summary)
+        assert ledger.folder.read(CARD) == edited
+        assert "left as it is" in caplog.text
+    ledger.folder.put(CARD, own)
+    write_card(ledger, Summary(**{**vars_of(summary), "rows_failed": 0}))
+    assert "could not be made" not in read(ledger)[1]  # its own one is renewed
+
+
+def vars_of(summary: Summary) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    return asdict(summary)
+
+
+def test_hostile_names_are_marked_up(job: tuple[Ledger, Summary]) -> None:
+    ledger, summary = job
+    write_card(ledger, summary)
+    text = read(ledger)[1]
+    assert "<script" not in re.sub(r"\\[^\w\s]", "", text)
+    assert "\\<script\\>" in text
+
+
+@pytest.mark.parametrize(
+    ("rows", "size"),
+    [
+        (0, "n<1K"),
+        (999, "n<1K"),
+        (1_000, "1K<n<10K"),
+        (99_999, "10K<n<100K"),
+        (10**6, "1M<n<10M"),
+        (10**12, "10B<n<100B"),
+    ],
+)
+def test_sizes_are_those_of_the_hub(job: tuple[Ledger, Summary], rows: int, size: str) -> None:
+    ledger, summary = job
+    text = card(ledger.job, Summary(**{**vars_of(summary), "rows_done": rows}), Voices())
+    head = yaml.safe_load(text.split("---\n", 2)[1])
+    assert head["size_categories"] == [size]
+    assert ("configs" in head) == bool(rows)  # of nothing there are no files to read
+
+
+@pytest.mark.parametrize("shard_format", ["parquet", "webdataset"])
+def test_the_hubs_library_reads_the_audio_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_format: str
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    datasets = pytest.importorskip("datasets")
+    manifest = made_job.write_manifest(tmp_path / "in" / "manifest.parquet")
+    ledger = made_job.start(str(tmp_path / "out"), manifest, format=shard_format)
+    made_job.make_all(ledger)
+    write_card(ledger, finalise(ledger))
+    place = {"path": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")}
+    files = datasets.load_dataset_builder(**place).config.data_files
+    assert {split: sorted(Path(name).name for name in names) for split, names in files.items()} == {
+        "train": sorted(path.name for path in (tmp_path / "out/audio").iterdir())
+    }
+    if shard_format == "parquet":  # of tars it makes Parquet first, for which it wants torchcodec
+        found = datasets.load_dataset(**place)["train"]
+        assert found.num_rows == 12
+        assert isinstance(found.features["audio"], datasets.Audio)
