@@ -149,12 +149,13 @@ class Submitted:
 
         Raises:
             InputError: the cluster has no ``s3gen``.
-            Unfinished: interrupted, or the head stopped answering; the job goes on without this process.
+            Unfinished: interrupted, or nobody reads what is written, or the head stopped answering; the job goes on
+                without this process.
             JobError: Ray stopped the job, or could not start it.
         """
         try:
             return self._exit_code(self._followed(write))
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, _Unseen):
             raise Unfinished(f"{self.id} goes on without this command\n{self.hints()}") from None
 
     def _followed(self, write: Callable[[str], None]) -> Any:
@@ -203,11 +204,15 @@ class Submitted:
         if code == NO_SUCH_COMMAND:
             raise InputError(
                 f"{self.id}: the cluster's head has no command s3gen; install this package on all its machines, into "
-                "the environment in which ray start is run"
+                "the environment in which ray start is run, with its commands on the PATH"
             )
         if code not in EXIT_CODES:
             raise JobError(f"{self.id}: s3gen synth was ended from outside, with exit code {code}")
         return int(code)
+
+
+class _Unseen(Exception):
+    """The log cannot be shown: its reader is gone, or the disk is full."""
 
 
 class _Log:
@@ -224,7 +229,10 @@ class _Log:
         self._read += len(text)
         new = self._read - self._shown
         if new > 0:
-            self._write(text[-new:])
+            try:
+                self._write(text[-new:])
+            except OSError as error:  # not to be taken for the head's
+                raise _Unseen from error
             self._shown = self._read
 
     def add(self, text: str) -> None:

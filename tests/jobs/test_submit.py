@@ -237,13 +237,14 @@ def test_end_that_is_none_of_synths_passes_for_one(info: Info, error: type[JobEr
     assert caught.value.exit_code == error.exit_code
 
 
-def test_interrupt_does_not_say_that_the_job_goes_on() -> None:
-    def interrupt(text: str) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize("end", [KeyboardInterrupt, BrokenPipeError])
+def test_end_of_the_command_is_not_said_to_leave_the_job_running(end: type[BaseException]) -> None:
+    def write(text: str) -> None:
+        raise end
 
     client = FakeClient(Info(JobStatus.SUCCEEDED, 0))
     with pytest.raises(Unfinished, match=r"goes on without this command\n.*--follow s3gen-1\n.*ray job stop"):
-        Submitted(client, "s3gen-1", "http://h:8265").follow(interrupt)  # type: ignore[arg-type]
+        Submitted(client, "s3gen-1", "http://h:8265").follow(write)  # type: ignore[arg-type]
 
 
 # --- a real head ------------------------------------------------------------------------------------------------------
