@@ -38,7 +38,9 @@ if TYPE_CHECKING:
 @storage_option
 @command
 def tokenize(context: Context, source: str, workers: str, storage_options: str | None, **settings: Any) -> int:
-    r"""Make a manifest of speech tokens from recordings: what `synth` then says in another voice.
+    """Make a manifest of speech tokens from recordings.
+
+    With it `synth` says the same in another voice.
 
     INPUT is a folder or glob of audio files (ids are their paths without suffix), a .csv, .jsonl or .parquet list with
     the columns path and id (or voice_id), tar shards as WebDataset has them, or Parquet files with a column audio, such
