@@ -21,10 +21,10 @@ BENCH_ARGS ?=
 CHAOS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test chaos parity bench bench-ray lint format clean
+.PHONY: help setup demo test test-browser chaos parity bench bench-ray lint format clean
 
 help: ## list the targets
-	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## make .venv with everything that is needed
 
@@ -45,8 +45,13 @@ demo: setup ## run the main job on the clips of demo/voices (MODEL=random:tiny: 
 	$(BIN)/s3gen verify $(DEMO)/speech
 	$(if $(filter random:%,$(MODEL)),@echo "To hear the clips' sentences in each other's voices: make demo MODEL=ResembleAI/chatterbox")
 
-test: setup ## run all tests
-	$(BIN)/python -m pytest
+test: setup ## run all tests but those that need a browser
+	$(BIN)/python -m pytest --ignore=tests/browser
+
+test-browser: setup ## look at the report page with Chromium; screenshots in build/browser
+	@command -v chromium || command -v chromium-browser || command -v google-chrome || \
+		{ echo "There is no Chromium; on Debian and Ubuntu: apt-get install chromium" >&2; exit 1; }
+	$(BIN)/python -m pytest tests/browser
 
 chaos: setup ## kill a job's processes fifty times, and say what was lost (minutes)
 	$(BIN)/python -m tests.chaos --report build/chaos $(CHAOS_ARGS)

@@ -142,9 +142,11 @@ def _tiles(material: Material) -> list[Tile]:
     voices = len(numbers.voices.table())
     more = "more than " if numbers.voices.beyond["rows"] else ""
     rows = f"of {count(status.rows_total)}"
-    mean = length(status.audio_seconds / status.rows_done) if status.rows_done else "nothing"
+    mean = length(status.audio_seconds / max(status.rows_done, 1))
     each = numbers.samples / SAMPLE_RATE / max(voices, 1)
     attempted = status.rows_done + status.rows_failed
+    if not attempted:
+        return [Tile("Rows made", "0", rows)]
     return [
         Tile("Audio", about + length(status.audio_seconds), f"{mean} a row"),
         Tile("Rows made", about + count(status.rows_done), rows),
@@ -282,8 +284,9 @@ def _failures_lead(material: Material) -> str:
     if not material.failures.rows:
         made = "Every row was made." if material.status.state == "finished" else "No row has failed so far."
         return made if not material.duplicates else f"{made} Some ids occur more than once."
+    holds = "holds" if material.status.state == "finished" else "will hold, when the job is finished,"
     return (
-        "failures.parquet holds these rows with their columns and the reason of each; it is itself a manifest, once "
+        f"failures.parquet {holds} these rows with their columns and the reason of each; it is itself a manifest, once "
         "the cause is mended."
     )
 
