@@ -22,11 +22,11 @@ def audio_file(seconds: float = 0.4, rate: int = 16_000, seed: int = 0, kind: st
     return file.getvalue()
 
 
-def write_folder(folder: Path, names: list[str]) -> Path:
+def write_folder(folder: Path, names: list[str], seconds: float = 0.4) -> Path:
     """A clip for each name, all different."""
     for seed, name in enumerate(names):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(audio_file(seed=seed, kind="FLAC" if name.endswith("flac") else "WAV"))
+        (folder / name).write_bytes(audio_file(seconds, seed=seed, kind="FLAC" if name.endswith("flac") else "WAV"))
     return folder
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from jobs.audio_inputs import find_audio
 from jobs.errors import InputError
+from jobs.storage import Folder
 from tests.jobs.recorded import audio_file, write_folder, write_tar
 
 
@@ -36,8 +37,6 @@ def test_two_clips_of_a_folder_have_one_id_or_hidden_ones_are_taken(tmp_path: Pa
 
 
 def test_ids_on_another_store_are_urls(s3: str) -> None:
-    from jobs.storage import Folder
-
     folder = Folder(f"{s3}/clips")
     for name in ("b.wav", "A/x.wav", "list.txt"):
         folder.put(name, b"x")

@@ -28,6 +28,7 @@ from jobs.tokenize_worker import TokenizeWorker
 from jobs.worker import Order
 from s3gen import S3GenModel
 from tests.conftest import speech_like
+from tests.jobs import made_job
 from tests.jobs.recorded import audio_file, write_audio_parquet, write_folder, write_tar
 
 
@@ -111,6 +112,21 @@ def test_every_kind_of_input_gives_other_tokens(tiny_model: S3GenModel, tmp_path
         assert [(row["id"], row["tokens"]) for row in rows] == want, source
         assert {row["voice_id"] for row in rows} == {"v"}
     assert pq.read_table(tmp_path / "out-x.tar/tokens.parquet")["text"].to_pylist() == [None, None, "said"]
+
+
+@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+def test_shards_that_were_made_here_cannot_be_read(tiny_model: S3GenModel, tmp_path: Path, kind: str) -> None:
+    manifest = made_job.write_manifest(tmp_path / "manifest.parquet")
+    first = made_job.start(str(tmp_path / "made"), manifest, format=kind, keep_inputs=True)
+    made_job.make_all(first)
+    finalise(first)
+    index = pq.read_table(tmp_path / "made/index.parquet").to_pylist()
+    rows = made(begin(tmp_path / "made", tmp_path, shard_rows=5), tiny_model)
+    texts = {row["id"]: row["text"] for row in pq.read_table(manifest).to_pylist()}
+    assert [(row["id"], row["voice_id"], row["text"], row["audio_seconds"]) for row in rows] == [
+        (row["id"], row["voice_id"], texts[row["id"]], row["duration"]) for row in index
+    ]
+    assert [len(row["tokens"]) for row in rows] == [len(row["source_tokens"]) for row in rows]
 
 
 def test_bad_recordings_take_their_shard_with_them(
