@@ -107,8 +107,8 @@ def main(debug: bool) -> None:
       s3gen synth my_job.yaml --limit 20    a trial, to hear before paying
       s3gen synth my_job.yaml               the whole job; again, it goes on
       s3gen status my_speech                how far it is, from anywhere
-      s3gen verify my_speech                read everything again
+      s3gen report my_speech                a page to hear and see it
 
-    configs/local.yaml explains every key of a configuration. Each command has examples in its own help:
-    s3gen COMMAND --help.
+    configs/local.yaml explains every key of a configuration. The help of each command, s3gen COMMAND --help, has
+    examples and says what its exit codes mean.
     """

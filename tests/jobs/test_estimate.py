@@ -16,6 +16,7 @@ import torch
 
 from jobs.audiofile import encode
 from jobs.batch import Batch, Item
+from jobs.budget import Calibration
 from jobs.config import config_from
 from jobs.disk import disk_bytes
 from jobs.errors import JobError
@@ -209,6 +210,9 @@ class _Slow:
     def warm_up(self, max_frames: int) -> None:
         self.now += 1_000
 
+    def voice_fingerprint(self) -> str:
+        return S3GenModel.from_pretrained("random:tiny").voice_fingerprint()
+
     def synthesize(self, tokens: list[torch.Tensor], voices: list[Any], *args: Any, **kwargs: Any) -> list[Any]:
         if self.broken:
             raise ValueError("no such kernel")
@@ -262,3 +266,34 @@ def test_a_cpu_is_measured_for_a_cluster_of_gpus(job: dict[str, Any], tmp_path: 
     assert result.exit_code == 2
     assert "head:6379" in result.stderr
     assert "give --speed" in result.stderr
+
+
+@pytest.mark.parametrize(("given", "budget"), [("auto", 4_096), (1_000, 1_000)])
+def test_calibration_takes_a_batch_size_that_the_job_will_not_have(
+    job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: int | str, budget: int
+) -> None:
+    """The way on a GPU, which is in the hands of the test."""
+    shares: list[float] = []
+
+    class Calibrator:
+        def __init__(self, model: object, meter: object, steps: int | None) -> None:
+            pass
+
+        def run(self, task: object) -> Calibration:
+            return Calibration(max_frames=4_096, free=1, total=2)
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "H100")
+    monkeypatch.setattr("jobs.speed.CudaMeter", shares.append)
+    monkeypatch.setattr("jobs.speed.Calibrator", Calibrator)
+    monkeypatch.setattr("jobs.speed.open_prepared", lambda *arguments: _Slow(monkeypatch))
+    config = write_config(tmp_path / "job.yaml", **job, batch={"max_frames": given}, gpus_per_worker=0.5, workers=4)
+    result = cli("plan", config, "--calibrate", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert (found["max_frames"], found["max_frames_assumed"], found["on_gpu"]) == (budget, False, True)
+    assert found["measured"]["device"] == "one worker on H100"
+    assert shares == ([0.5] if given == "auto" else [])
+    # Four halves are two GPUs.
+    assert found["hours"] == pytest.approx(found["audio_hours"] / found["speed"] / 2)
