@@ -20,7 +20,7 @@ from jobs.config import JobConfig, config_from
 from jobs.ledger import Ledger
 from jobs.report_numbers import Voices
 from jobs.report_rows import index_frames
-from jobs.report_words import count, length, percent, plain
+from jobs.report_words import count, length, percent, plain, some
 from jobs.storage import Folder
 from jobs.tally import Summary
 from jobs.urls import is_url
@@ -47,7 +47,8 @@ def write_card(ledger: Ledger, summary: Summary) -> None:
     voices = Voices()
     for frame in index_frames(ledger.folder, ("voice_id", "samples", "rms_db", "problems")):
         voices.add(frame)
-    text = card(ledger.job, summary, voices).encode("utf-8", "backslashreplace")
+    reseeded = int((ledger.plan.reseeded > 0).sum())
+    text = card(ledger.job, summary, voices, reseeded).encode("utf-8", "backslashreplace")
     ledger.folder.put(CARD, text + _mark(text))
 
 
@@ -64,11 +65,12 @@ def _mark(text: bytes) -> bytes:
     return MARK.format(hashlib.sha256(text).hexdigest()).encode()
 
 
-def card(job: Mapping[str, Any], summary: Summary, voices: Voices) -> str:
+def card(job: Mapping[str, Any], summary: Summary, voices: Voices, reseeded: int = 0) -> str:
     """The text of the card, without the mark.
 
     Args:
         job: what ``job.json`` holds.
+        reseeded: rows that failed and were tried again with another seed.
     """
     config = config_from(job["config"])
     name = config.output.rstrip("/").rpartition("/")[2]
@@ -76,7 +78,7 @@ def card(job: Mapping[str, Any], summary: Summary, voices: Voices) -> str:
     parts = (
         f"---\n{head}---\n\n# {_escaped(name)}",
         _synthetic(config, summary, voices),
-        _origin(job, config),
+        _origin(job, config, reseeded),
         _voices(voices),
         _checks(config, summary),
         _contents(config),
@@ -117,7 +119,7 @@ def _synthetic(config: JobConfig, summary: Summary, voices: Voices) -> str:
     )
 
 
-def _origin(job: Mapping[str, Any], config: JobConfig) -> str:
+def _origin(job: Mapping[str, Any], config: JobConfig, reseeded: int) -> str:
     engine, prints = config.engine, job["fingerprints"]
     own = config.model.startswith("/") or is_url(config.model)
     model = config.model.rstrip("/").rpartition("/")[2] if own else config.model
@@ -125,6 +127,7 @@ def _origin(job: Mapping[str, Any], config: JobConfig) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in job["versions"].items())
     steps = "the model's own number of" if engine.n_cfm_timesteps is None else str(engine.n_cfm_timesteps)
     prompt = "whole prompts" if engine.prompt_seconds is None else f"prompts of {engine.prompt_seconds:g} s at most"
+    again = f"; tried again with another one, since they had failed: {some(reseeded, 'row')}" if reseeded else ""
     fade = "with a start fade of 40 ms" if config.start_fade else "without a start fade"
     return (
         "## How it was made\n\n"
@@ -133,7 +136,7 @@ def _origin(job: Mapping[str, Any], config: JobConfig) -> str:
         f"- model: {_escaped(model)}{file}; fingerprint `{prints['model']}`\n"
         f"- voice table: fingerprint `{prints['voices']}`\n"
         f"- settings: {engine.dtype}, {steps} flow steps, {prompt}, {fade}\n"
-        f"- noise: decided by the row's seed, or by the seed {config.seed} of the job and the row's id\n"
+        f"- noise: decided by the row's seed, or by the seed {config.seed} of the job and the row's id{again}\n"
         f"- plan: digest `{job['plan']}`\n"
         f"- versions: {versions}"
     )

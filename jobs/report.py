@@ -20,7 +20,7 @@ from jobs.report_numbers import Numbers
 from jobs.report_page import Material, page_of
 from jobs.report_players import players
 from jobs.report_rows import index_frames, shard_frames
-from jobs.report_run import padding, run_of
+from jobs.report_run import run_of
 from jobs.status import EXACT_RECORDS, status
 from jobs.storage import Folder
 from jobs.urls import Options, absolute_url
@@ -84,7 +84,7 @@ def read(ledger: Ledger, options: Options | None) -> Material:
     for frame in shard_frames(folder, records) if summary is None else index_frames(folder):
         numbers.add(frame)
         choice.add(frame)
-    for table in shard_tables(folder, records) if summary is None else table_batches(folder):
+    for table in shard_tables(ledger, records) if summary is None else table_batches(folder):
         failures.add(table)
     share = len(records) / max(done, 1)
     heard = [choice.voices(), choice.suspects(), choice.extremes()]
@@ -93,7 +93,9 @@ def read(ledger: Ledger, options: Options | None) -> Material:
     return Material(
         url=folder.url,
         job=ledger.job,
-        files=len(ledger.plan.manifest.files),
+        files=len(ledger.plan.manifest.files) - len(ledger.rounds),
+        rounds=len(ledger.rounds),
+        tried_again=len(ledger.plan.again),
         status=now,
         duplicates=0 if summary is None else summary.duplicates,
         numbers=numbers,
@@ -101,7 +103,6 @@ def read(ledger: Ledger, options: Options | None) -> Material:
         records=len(records),
         failures=failures,
         run=run_of(records, share=share, speed=now.speed),
-        padding=padding(records),
         stored_bytes=sum(record.audio.bytes for record in records if record.audio) / (share or 1),
         samples=samples,
         suspects=suspects,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 import pyarrow as pa
@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 
 from jobs.errors import StorageError
 from jobs.layout import FAILURES
+from jobs.ledger import Ledger
 from jobs.parts import read_shards
 from jobs.records import CommitRecord, text_bytes
 from jobs.storage import Folder
+from jobs.tables import remaining
 
 EXAMPLES = 3  # of each reason
 BATCH_ROWS = 8_192
@@ -67,9 +69,12 @@ def table_batches(folder: Folder) -> Iterator[pa.Table]:
         raise StorageError(f"{folder.path(FAILURES)} cannot be read: {error}") from None
 
 
-def shard_tables(folder: Folder, records: Iterable[CommitRecord]) -> Iterator[pa.Table]:
-    """The failures of some shards."""
-    return read_shards(folder, (record.failures for record in records))
+def shard_tables(ledger: Ledger, records: Sequence[CommitRecord]) -> Iterator[pa.Table]:
+    """The failures of some shards, without those that are tried again."""
+    shards = [record.shard for record in records if record.failures]
+    tables = read_shards(ledger.folder, (record.failures for record in records))
+    for shard, table in zip(shards, tables, strict=True):
+        yield remaining(table, shard, ledger.plan)
 
 
 def _text(column: pa.ChunkedArray) -> str:

@@ -42,8 +42,7 @@ class Material:
 
     Attributes:
         shards: whose rows are in ``numbers``: all that are done, or a sample.
-        records: shards that ``run``, ``padding`` and ``stored_bytes`` are of, likewise.
-        padding: share of what the vocoder computed.
+        records: shards that ``run`` and ``stored_bytes`` are of, likewise.
         stored_bytes: of all shards that are done.
         reading_at: unix time.
     """
@@ -51,6 +50,8 @@ class Material:
     url: str
     job: dict[str, Any]
     files: int  # of the manifest
+    rounds: int  # in which rows that had failed were tried again
+    tried_again: int  # these rows
     status: Status
     duplicates: int
     numbers: Numbers
@@ -58,7 +59,6 @@ class Material:
     records: int
     failures: Failures
     run: Run | None
-    padding: str
     stored_bytes: float
     samples: Sequence[Player]
     suspects: Sequence[Player]
@@ -320,9 +320,10 @@ def _add_run(page: Page, material: Material, run: Run) -> None:
         f"{some(run.again, 'shard')} took more than one try." if run.again else "Every shard was made at the first try."
     )
     sample = " A sample of the shards is drawn." if material.records < material.status.shards_done else ""
+    padding = percent(material.status.padding, 1)
     page.run_lead = (
-        f"By {workers}{shown}, in {length(run.seconds)} at work; {material.padding} of what the vocoder computed was "
-        f"padding. {again}{sample}"
+        f"By {workers}{shown}, in {length(run.seconds)} at work; {padding} of what the vocoder computed was padding. "
+        f"{again}{sample}"
     )
     page.pauses = ", ".join(pause.label for pause in run.pauses)
 
@@ -345,9 +346,12 @@ def _made(material: Material) -> list[tuple[str, str]]:
         ("engine", f"{engine['dtype']}, flow steps: {steps}, prompt: {prompt}{fade}"),
         ("seed", f"{config['seed']}, with each row's id, where the manifest has no seeds"),
         ("versions", ", ".join(f"{name} {version}" for name, version in job["versions"].items())),
+        ("tried again", f"{some(material.tried_again, 'failed row')} in {some(material.rounds, 'round')}"),
         ("begun", moment(job["created_at"])),
         ("output", material.url),
     ]
+    if not material.rounds:
+        values = [(name, value) for name, value in values if name != "tried again"]
     return [(name, plain(value, SHOWN_MESSAGE)) for name, value in values]
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from jobs.records import CommitRecord
 from jobs.report_charts import Chart, Tick, Values, course, histogram, nice_step, ticks
 from jobs.report_numbers import Spread
-from jobs.report_words import count, length, number, percent, plain, some
+from jobs.report_words import count, length, number, plain, some
 from jobs.tally import Interval, joined
 from s3gen.constants import SAMPLE_RATE
 
@@ -147,11 +147,6 @@ def run_of(records: Sequence[CommitRecord], *, share: float = 1.0, speed: float)
         began=min(record.started_at for record in records),
         ended=max(record.finished_at for record in records),
     )
-
-
-def padding(records: Sequence[CommitRecord]) -> str:
-    """How much of what the vocoder computed was padding."""
-    return percent(sum(record.padding for record in records), sum(record.positions for record in records))
 
 
 def _throughput(records: Sequence[CommitRecord], time: WorkTime) -> Values:

@@ -20,6 +20,7 @@ from jobs.mel_picture import MAX_COLUMNS
 from jobs.report import MAX_BYTES, REPORT, write_report
 from jobs.report_choice import EXTREMES, SHOWN_VOICES, WORST_ROWS
 from jobs.report_players import CUTS, PLAYERS_BYTES, _fitting
+from jobs.retry import begin_retry
 from jobs.storage import Folder
 from s3gen.constants import MEL_BINS, SAMPLE_RATE
 from tests.jobs import made_job, shown_job
@@ -172,6 +173,30 @@ def test_of_many_shards_a_sample_is_read_and_named(tmp_path: Path, monkeypatch: 
     assert "failures are those of" not in whole.text  # the index is read
     assert "Voices 5" in whole.text
     assert "A sample of the shards is drawn" in whole.text
+
+
+def test_rows_that_are_tried_again_are_not_failures_twice(tmp_path: Path) -> None:
+    ledger = made_job.start(str(tmp_path / "out"), made_job.write_manifest(tmp_path / "in" / "manifest.parquet"))
+    troubles = {"u4": "bad_audio", "u7": "worker_hung"}
+    for shard in range(len(ledger.plan)):
+        ledger.commit(*made_job.prepare(ledger, shard, trouble=lambda row: troubles.get(row.id)))
+    finalise(ledger)
+    assert "Failed rows 4" in page_of(ledger).text
+    assert begin_retry(ledger) is not None
+    underway = page_of(Ledger.open(ledger.folder)).text
+    assert "Failed rows 2" in underway
+    assert "bad_audio" not in underway
+    ledger = Ledger.open(ledger.folder)
+    for shard in set(range(len(ledger.plan))) - ledger.committed():
+        made_job.make(ledger, shard)
+    finalise(ledger)
+    done = page_of(ledger).text
+    assert "Rows made 12 of 14" in done
+    assert "Failed rows 2" in done
+    assert "tried again 2 failed rows in 1 round" in done
+    assert "(1 file, 14 rows)" in done
+    card = ledger.folder.read("README.md").decode()
+    assert "tried again with another one, since they had failed: 1 row" in card
 
 
 @pytest.mark.parametrize("shard_format", ["parquet", "webdataset"])
