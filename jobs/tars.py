@@ -64,7 +64,7 @@ def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
             data = None if content is None else content.read()
             key = f"{folder}/{stem}" if folder else stem
             yield _Member(legible(key), rest.lower(), member.offset_data, member.size, data)
-        tar.members.clear()  # it would keep them all
+        tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
 
 
 def _rows(url: str, key: str, members: list[_Member]) -> Iterator[dict[str, Any]]:

@@ -7,12 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 import pyarrow as pa
 
 from jobs.audiofile import Samples, read_audio
-from jobs.batch import Trouble
 from jobs.inputs import read_part
 from jobs.manifest import Failure, Ints, text_problem, texts
 from jobs.plan import Plan
@@ -30,6 +30,7 @@ MOST_SECONDS = 1_800.0  # of a recording, which is in memory as a whole
 MOST_PART = 1 << 31  # bytes of a recording in a tar
 
 T = TypeVar("T")
+_Found = tuple[int, tuple[Samples, int] | Rejected]  # position; samples and rate, or why there are none
 
 
 class Heard(NamedTuple):
@@ -86,12 +87,13 @@ class Shard:
         position = len(self._names)
         self._names.append((_text(row_id), _text(voice_id)))
         problem = text_problem("id", row_id) or text_problem("voice_id", voice_id)
-        if problem is None and row_id in self._seen:
-            problem = Trouble("duplicate_id", f"an earlier row of this shard has the id {row_id[:200]!r}")
-        if isinstance(row_id, str):
-            self._seen.add(row_id)
         if problem is not None:
             self.fail(position, problem.error, problem.message)
+        elif row_id in self._seen:
+            self.fail(position, "duplicate_id", f"an earlier row of this shard has the id {row_id[:200]!r}")
+            return False
+        if isinstance(row_id, str):
+            self._seen.add(row_id)
         return problem is None
 
 
@@ -121,7 +123,7 @@ class Recordings:
                 else:
                     yield Heard(position, *found)
 
-    def _tasks(self, order: Order, shard: Shard) -> Iterator[Callable[[], tuple[int, tuple[Samples, int] | Rejected]]]:
+    def _tasks(self, order: Order, shard: Shard) -> Iterator[Callable[[], _Found]]:
         planned = self.plan.shard(order.shard)
         urls, numbers = self.plan.origins(planned)
         first, end = order.probe or (0, planned.rows)
@@ -134,18 +136,18 @@ class Recordings:
                     death = order.guilty[position]
                     shard.fail(position, death.code, death.message)
                 elif good and first <= position < end:
-                    yield lambda position=position, clip=clip: (position, self._heard(clip))
+                    yield partial(self._heard, position, clip)
             at = stop
 
-    def _heard(self, clip: Clip) -> tuple[Samples, int] | Rejected:
+    def _heard(self, position: int, clip: Clip) -> _Found:
         try:
             samples, rate = _read(clip, self.options)
             _check(samples, rate)
         except Rejected as rejection:
-            return rejection
+            return position, rejection
         finally:
             self.pulse.beat()
-        return samples, rate
+        return position, (samples, rate)
 
 
 def _ahead(pool: Executor, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
