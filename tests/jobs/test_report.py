@@ -185,7 +185,7 @@ def test_rows_that_are_tried_again_are_not_failures_twice(tmp_path: Path) -> Non
     assert begin_retry(ledger) is not None
     underway = page_of(Ledger.open(ledger.folder)).text
     assert "Failed rows 2" in underway
-    assert "bad_audio" not in underway
+    assert "worker_hung" not in underway
     ledger = Ledger.open(ledger.folder)
     for shard in set(range(len(ledger.plan))) - ledger.committed():
         made_job.make(ledger, shard)
