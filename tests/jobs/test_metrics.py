@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
-from jobs.metrics import Metrics
+from jobs.metrics import COUNTERS, GAUGES, Metrics
 from jobs.progress import Meter
-from jobs.sight import Sight
+from jobs.sight import STATES, Sight
+from jobs.status import Status
 from tests.jobs.ray_session import local_ray
 from tests.jobs.reports import Clock, report
 from tests.jobs.scrape import scraped
@@ -46,3 +50,9 @@ def test_prometheus_finds_other_numbers_than_the_run_shows() -> None:
         **{("s3gen_workers", state): 1 for state in ("at work", "lost")},
     }
     assert scraped("s3://bucket/speech", lambda found: len(found) == len(expected)) == expected
+
+
+def test_a_number_is_told_that_the_documentation_lacks() -> None:
+    text = (Path(__file__).parents[2] / "docs/formats.md").read_text(encoding="utf-8")
+    names = {*COUNTERS, *GAUGES, *STATES, *(field.name for field in fields(Status))}
+    assert not {name for name in names if f"`{name}`" not in text}
