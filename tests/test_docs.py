@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from jobs import tables, voices
+from jobs import metrics, tables, voices
 from jobs.manifest import FAILURE_COLUMNS, FORBIDDEN
 from jobs.records import CommitRecord
 from s3gen import S3GenModel
@@ -139,6 +139,11 @@ def test_file_has_a_column_or_a_code_that_the_documentation_lacks() -> None:
     columns |= {*FORBIDDEN, *FAILURE_COLUMNS, *(field.name for field in fields(CommitRecord))}
     text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
     assert not {name for name in codes | columns if f"`{name}`" not in text}
+
+
+def test_metric_is_there_of_which_nobody_knows() -> None:
+    text = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
+    assert not {name for name in metrics.COUNTERS | metrics.GAUGES if f"`{name}`" not in text}
 
 
 MESSAGE = re.compile(r"\*\*`([^`]+)`\*\*")
