@@ -94,7 +94,9 @@ def summary(meter: Meter) -> RenderableType:
         Text(_times(meter)),
     )
     lines.add_row(Text(meter.unit), head)
-    lines.add_row(Text("audio"), Text(f"{clock_time(meter.audio_seconds)} in this run, {meter.speed:.1f} x real time"))
+    lines.add_row(
+        Text("audio"), Text(f"{clock_time(meter.audio_seconds)} in this run, {meter.speed:.1f} x real time of late")
+    )
     if meter.positions:
         lines.add_row(Text("padding"), Text(f"{meter.padding_share:.1%} of what the vocoder computes"))
     if meter.failed:

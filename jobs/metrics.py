@@ -25,7 +25,7 @@ COUNTERS: Mapping[str, tuple[str, str | None]] = {
 }
 GAUGES: Mapping[str, tuple[str, str | None]] = {
     "s3gen_progress": ("share of the job's rows that are done, 0 to 1", None),
-    "s3gen_speed": ("seconds of audio per second, of this run", None),
+    "s3gen_speed": ("seconds of audio per second, of late", None),
     "s3gen_padding_share": ("padding among what the vocoder computes, 0 to 1", None),
     "s3gen_workers": ("workers", "state"),
 }

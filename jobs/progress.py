@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -18,6 +18,8 @@ from s3gen.constants import SAMPLE_RATE
 if TYPE_CHECKING:
     from jobs.records import ShardReport
 
+RECENT_SECONDS = 600.0  # of which speed and the time left are told
+MARK_SECONDS, LEAST_MARKS = 10.0, 30  # between two marks of that time; as many, where shards take long
 SHOWN_REASONS = 6  # in a list of them
 LINE_REASONS = 3  # in a line that says other things too
 
@@ -51,19 +53,28 @@ class Meter:
     padding: int = 0
     by_worker: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     started: float = field(init=False)
+    _marks: deque[tuple[float, int, float]] = field(init=False)  # when, and the rows and seconds of audio by then
 
     def __post_init__(self) -> None:
         self.started = self.clock()
+        self._marks = deque([(self.started, 0, 0.0)])
 
     def add(self, *, done: int, failed: int, audio_seconds: float) -> None:
         """Some rows more."""
         self.rows += done + failed
         self.failed += failed
         self.audio_seconds += audio_seconds
+        now = self.clock()
+        if now - self._marks[-1][0] >= MARK_SECONDS:
+            self._marks.append((now, self.rows, self.audio_seconds))
+        while len(self._marks) > LEAST_MARKS and now - self._marks[0][0] > RECENT_SECONDS:
+            self._marks.popleft()
 
     def take(self, report: ShardReport) -> None:
         """One shard more."""
         seconds = report.samples / SAMPLE_RATE
+        if not self.rows:  # until this one was begun, workers were made
+            self._marks[0] = (self.clock() - sum(report.seconds.values()), 0, 0.0)
         self.add(done=report.rows_done, failed=report.rows_failed, audio_seconds=seconds)
         self.errors.update(report.errors)
         self.problems.update(report.problems)
@@ -89,15 +100,17 @@ class Meter:
 
     @property
     def speed(self) -> float:
-        """Seconds of audio per second, of this run."""
-        return self.audio_seconds / max(self.seconds, 1e-9)
+        """Seconds of audio per second of late: as workers come and go, it changes."""
+        when, _, audio_seconds = self._marks[0]
+        return (self.audio_seconds - audio_seconds) / max(self.clock() - when, 1e-9)
 
     @property
     def eta_seconds(self) -> float | None:
-        """Until the last row, at the rate of this run; None before the first shard."""
-        if not self.rows:
+        """Until the last row, at the rate of late; None before the first shard."""
+        when, rows, _ = self._marks[0]
+        if self.rows == rows:
             return None
-        return self.seconds / self.rows * (self.rows_total - self.rows_seen)
+        return (self.clock() - when) / (self.rows - rows) * (self.rows_total - self.rows_seen)
 
     @property
     def padding_share(self) -> float:

@@ -24,6 +24,37 @@ def test_long_times_stay_readable() -> None:
     assert clock_time(400_000) == "4 days, 15:06:40"
 
 
+def test_the_time_left_is_told_from_hours_of_loading_models() -> None:
+    clock = Clock()
+    meter = Meter(rows_total=100, clock=clock)
+    clock.now += 1_000
+    meter.take(report(rows_done=10, samples=24_000 * 40, seconds={"read": 1, "make": 8, "publish": 1}))
+    assert (meter.speed, meter.eta_seconds) == (4.0, 90.0)
+
+
+def test_workers_that_joined_late_leave_the_time_left_as_it_was() -> None:
+    clock = Clock()
+    meter = Meter(rows_total=100_000, clock=clock)
+    for seconds, shards in ((60.0, 600), (1.0, 900)):  # a shard a minute for ten hours, then one a second
+        for _ in range(shards):
+            clock.now += seconds
+            meter.add(done=10, failed=0, audio_seconds=50.0)
+    assert meter.speed == pytest.approx(50, rel=0.05)
+    assert meter.eta_seconds == pytest.approx((meter.rows_total - meter.rows) / 10, rel=0.05)
+
+
+def test_shards_that_take_an_hour_have_no_speed() -> None:
+    clock = Clock()
+    meter = Meter(rows_total=1_000, clock=clock)
+    for _ in range(100):
+        clock.now += 3_600
+        meter.add(done=1, failed=0, audio_seconds=7_200)
+        assert meter.speed == pytest.approx(2.0)
+    clock.now += 3_000
+    assert meter.eta_seconds is not None
+    assert meter.eta_seconds / 900 == pytest.approx(3_600, rel=0.05)
+
+
 def test_what_is_told_of_shards_is_not_added_up() -> None:
     clock = Clock()
     meter = Meter(rows_total=100, clock=clock)
