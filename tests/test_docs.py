@@ -20,7 +20,7 @@ from typing import Any
 
 import pytest
 
-from jobs import metrics, tables, voices
+from jobs import tables, voices
 from jobs.manifest import FAILURE_COLUMNS, FORBIDDEN
 from jobs.records import CommitRecord
 from s3gen import S3GenModel
@@ -38,7 +38,7 @@ WEIGHTS = "ResembleAI/chatterbox"
 HEAD = "http://HEAD:8265"
 BEGINS_WITHOUT_A_JOB = "README.md"
 SCRIPT_SECONDS = 300.0
-LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#]+)[^)]*\)")
+LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#]*)#?([^)]*)\)")
 
 
 @dataclass(frozen=True)
@@ -122,8 +122,16 @@ def test_nothing_is_run() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_link_leads_nowhere(document: Path) -> None:
-    for target in LINK.findall(document.read_text(encoding="utf-8")):
-        assert (document.parent / target).exists(), f"{document.name} links to {target}"
+    for name, anchor in LINK.findall(document.read_text(encoding="utf-8")):
+        target = document.parent / name if name else document
+        assert target.exists(), f"{document.name} links to {name}"
+        assert not anchor or anchor in anchors(target), f"{document.name} links to {name}#{anchor}"
+
+
+def anchors(document: Path) -> set[str]:
+    """Of its headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 CODE = re.compile(r"""(?:_Problem|Trouble|Rejected)\(\s*"(\w+)"|VoiceFailure\(shown_id, shown_path, "(\w+)\"""")
@@ -139,11 +147,6 @@ def test_file_has_a_column_or_a_code_that_the_documentation_lacks() -> None:
     columns |= {*FORBIDDEN, *FAILURE_COLUMNS, *(field.name for field in fields(CommitRecord))}
     text = (ROOT / "docs/formats.md").read_text(encoding="utf-8")
     assert not {name for name in codes | columns if f"`{name}`" not in text}
-
-
-def test_metric_is_there_of_which_nobody_knows() -> None:
-    text = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
-    assert not {name for name in metrics.COUNTERS | metrics.GAUGES if f"`{name}`" not in text}
 
 
 MESSAGE = re.compile(r"\*\*`([^`]+)`\*\*")
