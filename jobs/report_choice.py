@@ -68,10 +68,9 @@ class Choice:
         """Takes rows in."""
         if frame.empty:
             return
-        # Plain text: categories differ from frame to frame.
-        frame = frame.assign(voice_id=frame["voice_id"].astype(object))
-        self._voices = self._drawn(pd.concat([self._voices, self._rated(frame)]))
-        suspect = frame[frame["problems"] != ""]
+        best = self._drawn(_plain(frame[self._may_be_drawn(frame["voice_id"])]))
+        self._voices = _first(pd.concat([self._voices, best]))
+        suspect = _plain(frame[frame["problems"] != ""])
         names = suspect["problems"].str.split(",")
         for name, (measure, _) in CHECKS.items():
             failed = suspect[np.array([name in each for each in names], np.bool_)]
@@ -105,29 +104,40 @@ class Choice:
                 rows[place] = row
         return [_pick(" and ".join(names), rows[place]) for place, names in found.items()]
 
-    def _rated(self, frame: pd.DataFrame) -> pd.DataFrame:
-        """With the two lots that are drawn: ``voice_lot``, ``lot``, the smaller the better."""
+    def _may_be_drawn(self, voice_ids: pd.Series) -> npt.NDArray[np.bool_]:
+        """Which rows have one of the frame's voices with the smallest lots."""
+        codes, names = pd.factorize(voice_ids)
+        chosen = np.zeros(len(names), np.bool_)
+        chosen[np.argsort(self._lots(names), kind="stable")[:SHOWN_VOICES]] = True
+        return chosen[codes]
+
+    def _drawn(self, frame: pd.DataFrame) -> pd.DataFrame:
+        """A row of each voice, with the two lots that are drawn, ``voice_lot`` and ``lot``: the smaller the better."""
         low, high = (seconds * SAMPLE_RATE for seconds in PREFERRED_SECONDS)
         outside = ~frame["samples"].between(low, high).to_numpy()
         lots = self._lots(frame["id"]) >> np.uint64(1)
-        codes, names = pd.factorize(frame["voice_id"])
-        return frame.assign(
-            voice_lot=self._lots(pd.Series(names, dtype=object))[codes],
-            lot=lots | (outside.astype(np.uint64) << np.uint64(63)),
+        rated = frame.assign(
+            voice_lot=self._lots(frame["voice_id"]), lot=lots | (outside.astype(np.uint64) << np.uint64(63))
         )
+        return _first(rated)
 
-    def _lots(self, texts: pd.Series) -> npt.NDArray[np.uint64]:
-        return pd.util.hash_array(texts.to_numpy(dtype=object), hash_key=self._key, categorize=False)
+    def _lots(self, texts: pd.Series | pd.Index) -> npt.NDArray[np.uint64]:
+        return pd.util.hash_array(texts.to_numpy(dtype=object), hash_key=self._key)
 
-    @staticmethod
-    def _drawn(frame: pd.DataFrame) -> pd.DataFrame:
-        return frame.sort_values(["voice_lot", "lot"], kind="stable").drop_duplicates("voice_id").head(SHOWN_VOICES)
+
+def _first(rated: pd.DataFrame) -> pd.DataFrame:
+    return rated.sort_values(["voice_lot", "lot"], kind="stable").drop_duplicates("voice_id").head(SHOWN_VOICES)
 
 
 def _top(kept: pd.DataFrame, frame: pd.DataFrame, column: str, count: int, *, largest: bool) -> pd.DataFrame:
     """Of equal values those that come first."""
-    both = pd.concat([kept, frame]) if len(kept) else frame
-    return both.nlargest(count, column) if largest else both.nsmallest(count, column)
+    pick = pd.DataFrame.nlargest if largest else pd.DataFrame.nsmallest
+    return pick(pd.concat([kept, _plain(pick(frame, count, column))]), count, column)
+
+
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    """With texts where there are categories, which differ from frame to frame."""
+    return frame.astype(dict.fromkeys(("id", "voice_id", "shard", "problems"), object))
 
 
 def _pick(reason: str, row: Mapping[Any, Any], value: float = 0.0) -> Pick:

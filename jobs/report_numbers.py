@@ -124,4 +124,5 @@ class Numbers:
         self.voices.add(frame)
         failed = frame.loc[frame["problems"] != "", "problems"]
         self.suspect += len(failed)
-        self.problems.update(name for names in failed for name in names.split(","))
+        for names, rows in failed.value_counts().items():
+            self.problems.update(dict.fromkeys(str(names).split(","), int(rows)) if rows else {})

@@ -24,7 +24,7 @@ COLUMNS = ("id", "voice_id", "shard", "row", "samples", *RANGES, "problems")
 
 
 def index_frames(folder: Folder, columns: Sequence[str] = COLUMNS) -> Iterator[pd.DataFrame]:
-    """All rows of a finished job, ``voice_id`` as a categorical.
+    """All rows of a finished job; texts that repeat are categories.
 
     Raises:
         StorageError: the index is gone or damaged.
@@ -32,7 +32,7 @@ def index_frames(folder: Folder, columns: Sequence[str] = COLUMNS) -> Iterator[p
     for name in folder.list(f"{INDEX}/") or [INDEX]:  # a large one is a folder of parts
         try:
             with folder.open(name) as file:
-                parquet = pq.ParquetFile(file, read_dictionary=["voice_id"])
+                parquet = pq.ParquetFile(file, read_dictionary=["voice_id", "shard", "problems"])
                 for batch in parquet.iter_batches(batch_size=FRAME_ROWS, columns=list(columns), use_threads=False):
                     yield batch.to_pandas()
         except FileNotFoundError:
