@@ -245,6 +245,7 @@ def _curve(intervals: np.ndarray[Any, Any], workers: int, stop: float) -> list[l
 def _driver_end(ledger: Ledger) -> dict[str, Any]:
     """What the driver itself does at the end of all shards, with reports as workers would send them."""
     count = partitions(ledger.plan.rows)
+    part = Part(name="p", bytes=1, rows=1, sha256="")
 
     def report(task: Task) -> Any:
         match task:
@@ -252,11 +253,11 @@ def _driver_end(ledger: Ledger) -> dict[str, Any]:
                 shards = len(ledger.plan.range(task.range))
                 tally = replace(Tally.of([]), shards=shards, busy=((EPOCH, EPOCH + 1),))
                 ends = np.arange(1, count + 1, dtype=np.int64)
-                return Gathered(task.range, tally, Part(name="p", bytes=1, rows=1, sha256=""), None, Grouped(name="i", ends=ends))
+                return Gathered(task.range, tally, part, None, Grouped(name="i", ends=ends))
             case Compare():
                 return Grouped(name="d", ends=np.zeros(len(task.slices), np.int64))
             case _:
-                return Part(name="p", bytes=1, rows=0)
+                return part
 
     tasks = 0
 
