@@ -104,7 +104,7 @@ class Gauge:
         return cls(model, config, max_frames=max_frames, device=f"one worker on {torch.cuda.get_device_name()}")
 
     def measure(self, batches: Sequence[Batch], seconds: float = SECONDS) -> Speed:
-        """Makes batches for so long, or all of them.
+        """Makes batches for so long, or all of them; longer only where two rows take longer.
 
         Raises:
             JobError: none could be made.
@@ -112,9 +112,10 @@ class Gauge:
         if not batches:
             raise JobError("--calibrate: no row of the sample can be made; without it, plan says why")
         log.info("making batches for %.0f seconds at most", 1.5 * seconds)
-        # Upwards from one row: on a slow device a whole batch may take hours.
-        tried = self._make([batches[0][:1]])
-        tried = self._make([_cut(batches[0], tried.frame_rate * seconds / TRY_SHARE)])
+        # Upwards from one short row: on a slow device a whole batch may take hours.
+        tried = self._make([[min(batches[0], key=lambda item: item.frames)]])
+        if tried.seconds < seconds / TRY_SHARE:
+            tried = self._make([_cut(batches[0], tried.frame_rate * seconds / TRY_SHARE)])
         most = tried.frame_rate * seconds / BATCH_SHARE
         made = self._make([_cut(batch, most) for batch in batches], seconds)
         return Speed(
@@ -138,7 +139,8 @@ class Gauge:
 def _cut(batch: Batch, frames: float) -> Batch:
     """At most so many frames of a batch, but one row: rows from all over it, since its longest come first."""
     longest = max(item.frames for item in batch)
-    return batch[:: math.ceil(len(batch) / max(1, int(frames / longest)))]
+    step = math.ceil(len(batch) / max(1, int(frames / longest)))
+    return batch[(step - 1) // 2 :: step]
 
 
 @dataclass(slots=True)

@@ -246,6 +246,16 @@ def test_calibration_on_a_slow_device_takes_hours(table: Path, monkeypatch: pyte
     assert found.x_real_time == 1.4  # 35 tokens are 1.4 s
 
 
+def test_calibration_on_a_device_that_needs_a_minute_for_a_row_goes_on_and_on(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = _Slow(monkeypatch)
+    gauge = _gauge(model)
+    found = gauge.measure(_batches(table, count=100, rows=500), seconds=0.9)
+    assert model.rows == [1, 1]
+    assert (found.rows, found.seconds, found.x_real_time) == (1, 1, 1.4)
+
+
 def test_calibration_makes_rows_twice_where_there_are_few(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _Slow(monkeypatch)
     found = _gauge(model).measure(_batches(table, count=2, rows=3), seconds=40)
