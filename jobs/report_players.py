@@ -19,7 +19,7 @@ from s3gen.constants import SAMPLE_RATE
 
 # Each player gets as much of its clip as lets all of them together stay below this.
 PLAYERS_BYTES = 6_600_000  # of FLAC in base64
-CUTS = (20.0, 15.0, 10.0, 7.0, 5.0, 3.0, 2.0)  # seconds of the longest ones; FLAC never takes more than PCM
+CUTS = (20.0, 15.0, 10.0, 7.0, 5.0, 4.0, 3.0, 2.0)  # seconds of the longest ones; FLAC never takes more than PCM
 READ_THREADS = 8
 
 
