@@ -81,7 +81,7 @@ def _listed(url: str, options: Options | None) -> pa.Table:
     for wanted, known in (("path", {"path"}), ("id or voice_id", {"id", "voice_id"})):
         if not names & known:
             raise InputError(f"{url} has no column {wanted}; it has {', '.join(sorted(map(str, names)))}")
-    return table_of([_placed(url, row) for row in rows])
+    return _without_audio(table_of([_placed(url, row) for row in rows]))
 
 
 def _placed(url: str, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,7 +98,16 @@ def _in_tars(files: Sequence[str], options: Options | None) -> pa.Table:
         tables = [table_of(rows) for rows in pool.map(lambda url: tar_rows(url, options), files) if rows]
     if not tables:
         raise InputError(f"{files[0]} and what else is given are tars without recordings")
-    return joined(tables)
+    return _without_audio(joined(tables))
+
+
+def _without_audio(table: pa.Table) -> pa.Table:
+    """A list says where recordings are: what it calls `audio` is something else."""
+    taken = set(table.column_names) - {"audio"}
+    name = "source_audio"
+    while name in taken:
+        name = f"source_{name}"
+    return table.rename_columns([name if each == "audio" else each for each in table.column_names])
 
 
 def _audio_files(base: str, files: Sequence[str]) -> pa.Table:

@@ -8,21 +8,40 @@ from typing import Any
 
 import pyarrow as pa
 
+from jobs.errors import InputError
+
+MOST_COLUMNS = 1_000  # a table has a cell for each of them in every row
+MOST_DEPTH = 16  # of nested values; Parquet's readers bear a few more
+
 
 def table_of(rows: Sequence[Mapping[str, Any]]) -> pa.Table:
     """Rows as a table; its columns come in the order in which the rows bring them up.
 
     A column whose values have no type in common holds texts: strings as they are, all else as JSON.
+
+    Raises:
+        InputError: rows of so many different keys that these are no columns.
     """
-    names = dict.fromkeys(name for row in rows for name in row)
+    names = _names(rows)
     return pa.table({legible(name): column_of([row.get(name) for row in rows]) for name in names})
+
+
+def _names(rows: Iterable[Iterable[str]]) -> dict[str, None]:
+    names: dict[str, None] = {}
+    for row in rows:
+        names.update(dict.fromkeys(row))
+        if len(names) > MOST_COLUMNS:
+            raise InputError(
+                f"rows have more than {MOST_COLUMNS} different keys, the last one is {next(reversed(names))[:200]!r}"
+            )
+    return names
 
 
 def column_of(values: Sequence[Any]) -> pa.Array:
     """One column."""
     try:
         array = pa.array(values)
-    except (pa.ArrowException, UnicodeError, OverflowError, TypeError, ValueError):
+    except (pa.ArrowException, UnicodeError, OverflowError, TypeError, ValueError, RecursionError):
         return _texts(values)
     if pa.types.is_null(array.type):
         return array.cast(pa.string())
@@ -31,7 +50,7 @@ def column_of(values: Sequence[Any]) -> pa.Array:
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
     """Tables below each other; a column that one of them lacks is null there, and types are brought together."""
-    names = dict.fromkeys(name for table in tables for name in table.column_names)
+    names = _names(table.column_names for table in tables)
     fields = [_common([table.schema.field(name) for table in tables if name in table.column_names]) for name in names]
     return pa.concat_tables([_fitted(table, fields) for table in tables])
 
@@ -65,7 +84,12 @@ def _texts(values: Sequence[Any]) -> pa.Array:
 
 
 def _text(value: Any) -> str:
-    return legible(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str))
+    if isinstance(value, str):
+        return legible(value)
+    try:
+        return legible(json.dumps(value, ensure_ascii=False, default=str))
+    except RecursionError:
+        return "nested too deeply"
 
 
 def legible(text: str) -> str:
@@ -73,8 +97,8 @@ def legible(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode()
 
 
-def _is_storable(kind: pa.DataType) -> bool:
-    """Whether Parquet has a place for it: it has none for objects without keys."""
-    if pa.types.is_struct(kind) and not kind.num_fields:
+def _is_storable(kind: pa.DataType, depth: int = 1) -> bool:
+    """Whether Parquet has a place for it: it has none for objects without keys, nor for values nested without end."""
+    if depth > MOST_DEPTH or (pa.types.is_struct(kind) and not kind.num_fields):
         return False
-    return all(_is_storable(kind.field(place).type) for place in range(kind.num_fields))
+    return all(_is_storable(kind.field(place).type, depth + 1) for place in range(kind.num_fields))

@@ -98,6 +98,13 @@ def test_tars_are_one_list_whose_columns_they_share(tmp_path: Path) -> None:
     assert [row["path"] for row in rows] == [f"{tmp_path}/1.tar", f"{tmp_path}/2.tar"]
 
 
+def test_what_a_list_calls_audio_is_taken_for_recordings(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("id,path,audio,source_audio\nx,x.wav,mono,1\n")
+    write_tar(tmp_path / "b.tar", {"b.wav": audio_file(), "b.json": {"audio": "mono"}})
+    assert [listed(tmp_path / "a.csv")[0][name] for name in ("source_source_audio", "source_audio")] == ["mono", "1"]
+    assert listed(tmp_path / "b.tar")[0]["source_audio"] == "mono"
+
+
 @pytest.mark.parametrize(
     ("files", "where", "message"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from typing import Any
 
 import pyarrow as pa
@@ -10,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.columns import column_of, joined, table_of
+from jobs.errors import InputError
 
 PAIR = pa.struct([("a", pa.int64()), ("b", pa.string())])
 
@@ -29,6 +31,7 @@ PAIR = pa.struct([("a", pa.int64()), ("b", pa.string())])
         ([{}, None], pa.string(), ["{}", None]),
         ([[{}]], pa.string(), ["[{}]"]),
         (["\ud800"], pa.string(), ["\\ud800"]),
+        ([json.loads("[" * 40 + "]" * 40)], pa.string(), ["[" * 40 + "]" * 40]),
         ([True, "x"], pa.string(), ["true", "x"]),
     ],
 )  # fmt: skip
@@ -37,6 +40,21 @@ def test_a_column_cannot_be_stored_or_changes(values: list[Any], kind: pa.DataTy
     assert column.type == kind
     assert column.to_pylist() == (values if stored is None else stored)
     pq.write_table(pa.table({"x": column}), io.BytesIO())
+
+
+@pytest.mark.parametrize("depth", [100, 400, 900])
+def test_values_nested_without_end_end_the_process(depth: int) -> None:
+    for text in ("[" * depth + "1" + "]" * depth, '{"a":' * depth + "1" + "}" * depth):
+        table = table_of([{"x": json.loads(text)}])
+        assert table.schema.field("x").type == pa.string()
+
+
+def test_rows_whose_keys_are_values_take_all_memory() -> None:
+    with pytest.raises(InputError, match="more than 1000 different keys, the last one is 'k1000'"):
+        table_of([{f"k{row}": row} for row in range(1_001)])
+    halves = [table_of([{f"{side}{row}": row for row in range(600)}]) for side in "ab"]
+    with pytest.raises(InputError, match="more than 1000 different keys"):
+        joined(halves)
 
 
 def test_rows_that_lack_a_key_shift_the_others() -> None:
