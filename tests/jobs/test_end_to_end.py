@@ -394,6 +394,8 @@ def _kill(output: Path, at_least: int) -> dict[str, int]:
     """Resumes the job and kills its driver after some shards; its workers end by themselves."""
     driver = Driver("resume", output)
     driver.wait_for(lambda: len(_commits(output)) >= at_least)
+    found = json.loads(cli("status", output, "--json").stdout)  # while another process works
+    assert (found["state"], found["shards_done"] >= at_least, found["rows_failed"]) == ("running", True, 0)
     driver.process.kill()
     driver.process.communicate()
     until = time.monotonic() + 20
