@@ -84,7 +84,7 @@ def estimate(config: JobConfig, limit: int | None = None, *, calibrate: bool = F
     if gauge is not None:
         max_frames, assumed = gauge.max_frames, False
     sample = Sample(config, plan, voices, max_frames=max_frames, on_gpu=on_gpu, keep=calibrate)
-    measured = None if gauge is None else gauge.measure(sample.batches_kept)
+    measured = None if gauge is None else gauge.measure(sample.batches_kept, sample.audio_per_frame)
     tokens = _tokens(plan, sample)
     flac_share = SPEECH_FLAC_SHARE if measured is None else measured.flac_share
     kept_bytes = sample.column_bytes / sample.rows
@@ -141,7 +141,8 @@ def bill(config: JobConfig, found: Estimate, speed: float | None, price: float |
         price: of one for an hour.
     """
     if speed is None and found.measured is not None:
-        speed = found.measured.x_real_time
+        # One worker was measured; where several share a GPU, it had all of it.
+        speed = found.measured.x_real_time / (max(1, config.gpus_per_worker) if found.on_gpu else 1)
     gpus = None
     if config.workers != "auto":
         gpus = config.workers * (config.gpus_per_worker if found.on_gpu else 1)

@@ -16,7 +16,7 @@ from jobs.padding import Padding, grouped, vocoded
 from jobs.plan import Plan
 from jobs.voices import VoiceTable
 from jobs.writers import INPUT_COLUMNS
-from s3gen.constants import FRAMES_PER_TOKEN
+from s3gen.constants import FRAMES_PER_TOKEN, TOKEN_RATE
 from s3gen.packing import GAP
 from s3gen.ragged import plan_batches
 
@@ -70,6 +70,11 @@ class Sample:
     def batches_kept(self) -> list[Batch]:
         """Some of the batches of every shard, in a random order that is always the same."""
         return self._random.sample(self._kept, len(self._kept))
+
+    @property
+    def audio_per_frame(self) -> float:
+        """Seconds of audio for a frame of the flow."""
+        return sum(self.lengths) / TOKEN_RATE / max(self.frames, 1)
 
     def _take(self, index: int) -> None:
         shard = self._plan.shard(index)

@@ -23,7 +23,6 @@ from jobs.models import device_of, open_prepared
 from jobs.placement import Node, share_of
 from jobs.voices import VoiceTable
 from s3gen import S3GenModel
-from s3gen.constants import SAMPLE_RATE
 
 log = logging.getLogger(__name__)
 
@@ -38,20 +37,23 @@ class Speed:
 
     Attributes:
         device: what it was measured on.
+        frames: that the flow made, prompts included: its work, and most of all.
+        audio_per_frame: seconds, in the rows that the batches are a choice of.
         flac_share: bytes of FLAC for a byte of WAV, of some of the clips.
     """
 
     device: str
     batches: int
     rows: int
-    audio_seconds: float
+    frames: int
     seconds: float
+    audio_per_frame: float
     flac_share: float
 
     @property
     def x_real_time(self) -> float:
-        """Seconds of audio per second, of one worker."""
-        return self.audio_seconds / self.seconds
+        """Seconds of audio per second, of one worker: by frames, so that a few rows with long prompts do for all."""
+        return self.frames / self.seconds * self.audio_per_frame
 
 
 class Enough(Exception):
@@ -96,15 +98,18 @@ class Gauge:
         model = open_prepared(config, config.storage_options, threads)
         voices.check_model(model.voice_fingerprint())
         if device == "cpu":
-            return cls(model, config, max_frames=max_frames, device=f"one worker on CPU, threads: {threads}")
+            return cls(model, config, max_frames=max_frames, device=f"a CPU, threads: {threads}")
         if config.batch.max_frames == "auto":
             found = Calibrator(model, CudaMeter(gpus), config.engine.n_cfm_timesteps).run(0)
             log.info("%s", found)
             max_frames = found.max_frames
-        return cls(model, config, max_frames=max_frames, device=f"one worker on {torch.cuda.get_device_name()}")
+        return cls(model, config, max_frames=max_frames, device=torch.cuda.get_device_name())
 
-    def measure(self, batches: Sequence[Batch], seconds: float = SECONDS) -> Speed:
+    def measure(self, batches: Sequence[Batch], audio_per_frame: float, seconds: float = SECONDS) -> Speed:
         """Makes batches for so long, or all of them; longer only where two rows take longer.
+
+        Args:
+            audio_per_frame: see `Speed`.
 
         Raises:
             JobError: none could be made.
@@ -122,8 +127,9 @@ class Gauge:
             device=self.device,
             batches=made.batches,
             rows=made.rows,
-            audio_seconds=made.samples / SAMPLE_RATE,
+            frames=made.frames,
             seconds=made.seconds,
+            audio_per_frame=audio_per_frame,
             flac_share=made.flac_share(),
         )
 
@@ -131,7 +137,7 @@ class Gauge:
         made = _Made(time.monotonic, seconds)
         with contextlib.suppress(Enough):
             self._engine.make(batches, made.take).result()
-        if not made.samples:
+        if not made.frames:
             raise JobError(f"--calibrate: no row of the sample could be made: {made.trouble}")
         return made
 
@@ -154,7 +160,6 @@ class _Made:
     batches: int = 0
     rows: int = 0
     frames: int = 0
-    samples: int = 0
     clips: list[Samples] = field(default_factory=list)
     trouble: str = ""
 
@@ -170,7 +175,6 @@ class _Made:
             self.batches += 1
             self.rows += len(batch)
             self.frames += sum(item.frames for item in batch)
-            self.samples += sum(map(len, result))
             good = [wave for item, wave in zip(batch, result, strict=True) if fault(item.row, wave) is None]
             # Copies: the waves of a batch are one buffer.
             self.clips += [wave.copy() for wave in good[: KEPT_CLIPS - len(self.clips)]]

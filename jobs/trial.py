@@ -55,5 +55,6 @@ def trial_of(config: JobConfig, output: str) -> Trial | None:
     if not audio or seconds <= 0:
         return None
     gpus = uses_gpus(config)
-    share = config.gpus_per_worker if gpus else 1.0
+    # A worker that was alone on its GPU had all of it.
+    share = max(config.gpus_per_worker, 1 / len(by_worker)) if gpus else 1.0
     return Trial(speed=audio / seconds / share, seconds=seconds, unit="GPU" if gpus else "worker")

@@ -139,10 +139,8 @@ def _size(count: int) -> str:
 def _print_bill(found: Estimate, costs: Bill) -> None:
     unit = "GPU" if found.on_gpu else "worker"
     if (made := found.measured) is not None:
-        click.echo(
-            f"speed: {made.x_real_time:.4g} x real time, {made.device}: {made.audio_seconds:.0f} s of audio in "
-            f"{made.seconds:.1f} s, {made.rows} rows in {made.batches} batches"
-        )
+        rows = "one row" if made.rows == 1 else f"{made.rows} rows"
+        click.echo(f"speed: {made.x_real_time:.4g} x real time, by {rows} in {made.seconds:.1f} s on {made.device}")
     if costs.gpu_hours is None:
         click.echo(f"{unit}-hours: give --calibrate, or --speed with what a trial (synth --limit) showed on one {unit}")
         return

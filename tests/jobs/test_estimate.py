@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -191,8 +192,8 @@ def test_calibration_measures_the_job_s_own_batches(
     found = json.loads(result.stdout)
     made = found["measured"]
     assert (made["rows"], made["batches"]) == (6, 3)
-    assert made["audio_seconds"] == pytest.approx(3600 * found["audio_hours"])
-    assert found["speed"] == pytest.approx(made["audio_seconds"] / made["seconds"])
+    # All rows were made.
+    assert found["speed"] == pytest.approx(3600 * found["audio_hours"] / made["seconds"])
     assert found["cost"] == pytest.approx(2 * found["audio_hours"] / found["speed"])
     assert found["flac_share"] == made["flac_share"] != 0.5
     assert not (tmp_path / "out").exists()
@@ -238,12 +239,14 @@ def test_calibration_on_a_slow_device_takes_hours(table: Path, monkeypatch: pyte
     model = _Slow(monkeypatch)
     gauge = _gauge(model)
     began = model.now
-    found = gauge.measure(_batches(table, count=100, rows=500), seconds=40)
+    found = gauge.measure(_batches(table, count=100, rows=500), 0.014, seconds=40)
     # A batch of 500 s is cut to one of 10.
     assert model.rows == [1, 5, 10, 10, 10, 10]
     assert model.now - began == 46
     assert (found.rows, found.batches, found.seconds) == (40, 4, 40)
-    assert found.x_real_time == 1.4  # 35 tokens are 1.4 s
+    assert found.x_real_time == pytest.approx(1.4)
+    # Of other rows with shorter prompts there is more in a frame.
+    assert replace(found, audio_per_frame=0.02).x_real_time == pytest.approx(2)
 
 
 def test_calibration_on_a_device_that_needs_a_minute_for_a_row_goes_on_and_on(
@@ -251,14 +254,14 @@ def test_calibration_on_a_device_that_needs_a_minute_for_a_row_goes_on_and_on(
 ) -> None:
     model = _Slow(monkeypatch)
     gauge = _gauge(model)
-    found = gauge.measure(_batches(table, count=100, rows=500), seconds=0.9)
+    found = gauge.measure(_batches(table, count=100, rows=500), 0.014, seconds=0.9)
     assert model.rows == [1, 1]
-    assert (found.rows, found.seconds, found.x_real_time) == (1, 1, 1.4)
+    assert (found.rows, found.seconds, found.frames) == (1, 1, 100)
 
 
 def test_calibration_makes_rows_twice_where_there_are_few(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = _Slow(monkeypatch)
-    found = _gauge(model).measure(_batches(table, count=2, rows=3), seconds=40)
+    found = _gauge(model).measure(_batches(table, count=2, rows=3), 0.014, seconds=40)
     assert model.rows == [1, 3, 3, 3]
     assert (found.rows, found.seconds) == (6, 6)
 
@@ -267,7 +270,7 @@ def test_a_model_that_makes_nothing_has_a_speed(table: Path, monkeypatch: pytest
     with pytest.raises(
         JobError, match="no row of the sample could be made: synthesis_error: ValueError: no such kernel"
     ):
-        _gauge(_Slow(monkeypatch, broken=True)).measure(_batches(table, count=2, rows=3))
+        _gauge(_Slow(monkeypatch, broken=True)).measure(_batches(table, count=2, rows=3), 0.014)
 
 
 def test_a_cpu_is_measured_for_a_cluster_of_gpus(job: dict[str, Any], tmp_path: Path) -> None:
@@ -303,7 +306,10 @@ def test_calibration_takes_a_batch_size_that_the_job_will_not_have(
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert (found["max_frames"], found["max_frames_assumed"], found["on_gpu"]) == (budget, False, True)
-    assert found["measured"]["device"] == "one worker on H100"
+    assert found["measured"]["device"] == "H100"
     assert shares == ([0.5] if given == "auto" else [])
     # Four halves are two GPUs.
     assert found["hours"] == pytest.approx(found["audio_hours"] / found["speed"] / 2)
+    result = cli("plan", config, "--calibrate", "--json", "--set", "gpus_per_worker=2")
+    double = json.loads(result.stdout)
+    assert double["speed"] == pytest.approx(found["speed"] / 2)

@@ -42,6 +42,17 @@ def test_two_workers_pass_for_one_that_is_twice_as_fast(ledger: Ledger, tmp_path
     assert (shared.speed, shared.unit) == (4, "GPU")
 
 
+def test_a_worker_alone_on_a_gpu_passes_for_half_of_it(ledger: Ledger, tmp_path: Path) -> None:
+    _make(ledger, 0, "a:1", 0, 10)
+    config = _config(tmp_path, engine={"device": "cuda"}, gpus_per_worker=0.5)
+    alone = trial_of(config, ledger.folder.url)
+    assert alone is not None
+    assert alone.speed == 1
+    double = trial_of(config.model_copy(update={"gpus_per_worker": 2.0}), ledger.folder.url)
+    assert double is not None
+    assert double.speed == 0.5
+
+
 def test_a_pause_between_two_runs_passes_for_work(ledger: Ledger, tmp_path: Path) -> None:
     for shard, began in enumerate((0, 50, 9_000, 9_050)):
         _make(ledger, shard, "a:1", began, began + 50)
