@@ -18,7 +18,7 @@ from jobs.report_choice import Choice
 from jobs.report_failures import Failures, shard_tables, table_batches
 from jobs.report_numbers import Numbers
 from jobs.report_page import Material, page_of
-from jobs.report_players import players
+from jobs.report_players import Player, players
 from jobs.report_rows import index_frames, shard_frames
 from jobs.report_run import run_of
 from jobs.status import EXACT_RECORDS, status
@@ -75,7 +75,7 @@ def read(ledger: Ledger, options: Options | None) -> Material:
         InputError: the job makes no speech.
         StorageError: something that was committed is gone or damaged.
     """
-    if ledger.job.get("kind", "synth") != "synth":
+    if ledger.kind != "synth":
         raise InputError(f"{ledger.folder.url}: a job that makes no speech has nothing for a report; see s3gen status")
     folder, now = ledger.folder, status(ledger.folder.url, options)
     summary = ledger.summary()
@@ -87,9 +87,7 @@ def read(ledger: Ledger, options: Options | None) -> Material:
     for table in shard_tables(ledger, records) if summary is None else table_batches(folder):
         failures.add(table)
     share = len(records) / max(done, 1)
-    heard = [choice.voices(), choice.suspects(), choice.extremes()]
-    made = iter(players(folder, [pick for picks in heard for pick in picks]))
-    samples, suspects, extremes = ([next(made) for _ in picks] for picks in heard)
+    samples, suspects, extremes = _players(folder, choice)
     return Material(
         url=folder.url,
         job=ledger.job,
@@ -109,6 +107,13 @@ def read(ledger: Ledger, options: Options | None) -> Material:
         extremes=extremes,
         reading_at=time.time(),
     )
+
+
+def _players(folder: Folder, choice: Choice) -> list[list[Player]]:
+    """Of voices, suspects and extremes; all of them together fit on the page."""
+    chosen = [choice.voices(), choice.suspects(), choice.extremes()]
+    made = iter(players(folder, [pick for picks in chosen for pick in picks]))
+    return [[next(made) for _ in picks] for picks in chosen]
 
 
 def _records(ledger: Ledger) -> tuple[list[CommitRecord], int]:
