@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import threading
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -16,12 +14,12 @@ import pytest
 from ray.job_submission import JobStatus
 
 from jobs import submit as room
-from jobs.config import JobConfig, load_config
+from jobs.config import load_config
 from jobs.errors import InputError, JobError, Unfinished
 from jobs.head import connect
 from jobs.submit import SubmitOrder, Submitted, local_paths, pack, submit
 from tests.jobs.command import cli
-from tests.jobs.inputs import good_rows, write_config, write_manifest
+from tests.jobs.inputs import write_config
 
 SECRET = "wJalrXUtnFEMI-K7MDENG"
 
@@ -245,55 +243,3 @@ def test_end_of_the_command_is_not_said_to_leave_the_job_running(end: type[BaseE
     client = FakeClient(Info(JobStatus.SUCCEEDED, 0))
     with pytest.raises(Unfinished, match=r"goes on without this command\n.*--follow s3gen-1\n.*ray job stop"):
         Submitted(client, "s3gen-1", "http://h:8265").follow(write)  # type: ignore[arg-type]
-
-
-# --- a real head ------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(name="no_detour")
-def _no_detour(monkeypatch: pytest.MonkeyPatch) -> None:
-    # Ray's client would go there, whatever address it is given.
-    monkeypatch.setenv("RAY_ADDRESS", "http://127.0.0.1:1")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-
-
-def configured(folder: Path, table: Path, rows: dict[str, list[Any]]) -> JobConfig:
-    folder.mkdir()
-    paths = {"voices": str(table), "output": str(folder / "out"), "manifest": str(folder / "m.parquet")}
-    if rows:
-        write_manifest(folder / "m.parquet", rows)
-    return load_config(write_config(folder / "job.yaml", **paths, batch={"max_frames": 4096}))
-
-
-def test_exit_code_is_lost_on_the_way_or_a_credential_is_not(
-    ray_head: str, no_detour: None, table: Path, tmp_path: Path
-) -> None:
-    broken = good_rows(2)
-    broken["voice_id"][1] = "nobody"
-    jobs: dict[int, dict[str, list[Any]]] = {2: {}, 3: broken}
-    code = tmp_path / "code"
-    code.mkdir()
-    (code / "notes.txt").write_text("to be there")
-
-    def run(wanted: int) -> tuple[int, str, str]:
-        config = configured(tmp_path / str(wanted), table, jobs[wanted])
-        sent = submit(SubmitOrder(config=config, address=ray_head, working_dir=str(code)))
-        shown: list[str] = []
-        return sent.follow(shown.append), "".join(shown), sent.id
-
-    # The documentation has one that ends with 0.
-    with ThreadPoolExecutor(len(jobs)) as threads:
-        results = dict(zip(jobs, threads.map(run, jobs), strict=True))
-    assert {wanted: code for wanted, (code, _, _) in results.items()} == {2: 2, 3: 3}, results
-    assert "error: " in results[2][1]
-    assert "failed: 1 row" in results[3][1]
-    assert (tmp_path / "3/out/failures.parquet").exists()
-    assert json.loads((tmp_path / "3/out/job.json").read_text())["config"]["ray_address"] == "auto"
-    assert_no_secret(ray_head, results[3][2])
-
-
-def assert_no_secret(address: str, job_id: str) -> None:
-    """In what the dashboard shows of a job."""
-    shown = connect(address).get_job_info(job_id)
-    assert SECRET not in shown.model_dump_json()
-    assert shown.entrypoint == "s3gen synth job.yaml"
