@@ -180,22 +180,15 @@ def gpus_of(trade: Trade) -> float:
 def _make_shards(
     trade: Trade, ledger: Ledger, share: Share, done: ShardSet, lease: Lease, stop: Stop, console: Console
 ) -> None:
-    config, plan = trade.config, ledger.plan
-    _check_patience(config)
+    plan = ledger.plan
+    _check_patience(trade.config)
     left = (index for index in range(len(plan)) if index not in done)
     schedule = Schedule(left, rows=lambda shard: plan.shard(shard).rows)
     earlier = plan.rows - ledger.rows_in_round
     meter = Meter(ledger.rows_in_round, rows_before=plan.rows_of(done) - earlier)
     metrics = Metrics(meter, ledger.folder.url)
     log.debug("metrics for Prometheus: %s", ", ".join(endpoints()) or "none, this Ray has no agent that gives them")
-    crew = Crew(
-        trade.recipe(ledger),
-        workers=config.workers,
-        share=share,
-        payload=lambda shard: trade.order(ledger, shard, schedule.case(shard)),
-        describe="shard {}".format,
-        stall_seconds=config.stall_seconds,
-    )
+    crew = _crew(trade, ledger, share, schedule)
     made = 0
     with showing(meter, console) as changed, stop.graceful():
 
@@ -212,8 +205,20 @@ def _make_shards(
             changed(workers)
 
         crew.work(schedule, on_report, lambda: _lost_or_asked(lease, stop), on_look)
+        on_look([])
     if stop.requested or schedule.given_up:
         raise Unfinished(_what_is_left(ledger, len(plan) - len(done) - made, schedule, stop))
+
+
+def _crew(trade: Trade, ledger: Ledger, share: Share, schedule: Schedule) -> Crew:
+    return Crew(
+        trade.recipe(ledger),
+        workers=trade.config.workers,
+        share=share,
+        payload=lambda shard: trade.order(ledger, shard, schedule.case(shard)),
+        describe="shard {}".format,
+        stall_seconds=trade.config.stall_seconds,
+    )
 
 
 def _check_patience(config: RunConfig) -> None:
