@@ -67,8 +67,18 @@ def go_on(ledger: Ledger, config: TokenizeConfig, console: Console) -> Outcome:
     ledger.check_unchanged({"kind": KIND, "config": config.frozen()})
     summary = ledger.summary()
     if summary is not None:
+        _check_there(ledger)
         return _outcome(ledger.folder, config, summary, 0)
     return Tokenizing.again(config, ledger).run(ledger.folder, console)
+
+
+def _check_there(ledger: Ledger) -> None:
+    folder, name = ledger.public_index
+    if not folder.exists(name) and not folder.list(f"{name}/"):
+        raise InputError(
+            f"{folder.path(name)} is gone, and the job that made it, {ledger.folder.url}, is finished; delete that "
+            "folder, too, to make it anew"
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -124,6 +124,9 @@ def test_what_was_tokenized_is_tokenized_again_or_new_files_get_in(
         assert again.exit_code == 0
         assert "nothing was left to do" in again.output
     assert _files(tmp_path) == before
+    out.unlink()
+    result = _tokenize(folder, out)
+    assert (result.exit_code, f"{out} is gone" in result.stderr) == (2, True), result.output
 
 
 def test_a_job_goes_on_as_another_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

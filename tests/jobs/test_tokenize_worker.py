@@ -200,6 +200,16 @@ def test_a_tar_that_was_cut_since_is_read_beyond_its_end(tiny_model: S3GenModel,
     assert failed(ledger) == {"b": "unreadable"}
 
 
+def test_a_run_that_was_killed_before_its_job_began_is_in_the_way(tiny_model: S3GenModel, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", ["a.wav"])
+    ledger = begin(folder, tmp_path)
+    (tmp_path / "tokens.parquet.job/job.json").unlink()
+    (folder / "b.wav").write_bytes(audio_file())
+    again = begin(folder, tmp_path)
+    assert again.plan.digest != ledger.plan.digest
+    assert [row["id"] for row in made(again, tiny_model)] == ["a", "b"]
+
+
 @pytest.mark.parametrize(
     "error",
     [MemoryError(), torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: no memory")],
