@@ -66,7 +66,7 @@ def submit(order: SubmitOrder) -> Submitted:
         InputError: there is no such cluster, or it refuses the job; nothing runs.
     """
     _refuse_secrets(order)
-    entrypoint = _entrypoint(order)
+    entrypoint, output = _entrypoint(order), _output(order)
     job_id = f"s3gen-{secrets.token_hex(6)}"
     with tempfile.TemporaryDirectory(prefix="s3gen-submit-") as folder:
         pack(order, Path(folder))
@@ -79,7 +79,7 @@ def submit(order: SubmitOrder) -> Submitted:
             )
         except (*Failed, ValueError) as error:
             raise InputError(f"--address {order.address}: the cluster did not take the job: {error}") from None
-    return Submitted(client, job_id, order.address)
+    return Submitted(client, job_id, order.address, output)
 
 
 def pack(order: SubmitOrder, folder: Path) -> None:
@@ -120,6 +120,14 @@ def _refuse_secrets(order: SubmitOrder) -> None:
         )
 
 
+def _output(order: SubmitOrder) -> str:
+    if order.limit is None:
+        return order.config.output
+    from jobs.runs import trial_output  # with it comes torch, for seconds
+
+    return trial_output(order.config.output, order.limit)
+
+
 def _entrypoint(order: SubmitOrder) -> str:
     words = ["s3gen", "synth", CONFIG_NAME]
     if order.limit is not None:
@@ -136,13 +144,19 @@ class Submitted:
         id: of the submission, as ``ray job`` knows it.
     """
 
-    def __init__(self, client: JobSubmissionClient, job_id: str, address: str) -> None:
-        self._client, self.id, self._address = client, job_id, address
+    def __init__(self, client: JobSubmissionClient, job_id: str, address: str, output: str) -> None:
+        self._client, self.id, self._address, self._output = client, job_id, address, output
 
     def hints(self) -> str:
-        """How to follow and stop it from elsewhere."""
+        """How to see, follow and stop it from elsewhere."""
         at = f"--address {shlex.quote(self._address)}"
-        return f"follow it: ray job logs {at} --follow {self.id}\nstop it:   ray job stop {at} {self.id}"
+        return "\n".join(
+            [
+                f"see it:    s3gen status {shlex.quote(self._output)}",
+                f"follow it: ray job logs {at} --follow {self.id}",
+                f"stop it:   ray job stop {at} {self.id}",
+            ]
+        )
 
     def follow(self, write: Callable[[str], None]) -> int:
         """Hands on the job's log until it ends; the exit code of its command.

@@ -168,7 +168,7 @@ class FakeClient:
 
 def followed(client: FakeClient) -> tuple[int, str]:
     shown: list[str] = []
-    code = Submitted(client, "s3gen-1", "http://h:8265").follow(shown.append)  # type: ignore[arg-type]
+    code = Submitted(client, "s3gen-1", "http://h:8265", "s3://bucket/out").follow(shown.append)  # type: ignore[arg-type]
     return code, "".join(shown)
 
 
@@ -241,5 +241,6 @@ def test_end_of_the_command_is_not_said_to_leave_the_job_running(end: type[BaseE
         raise end
 
     client = FakeClient(Info(JobStatus.SUCCEEDED, 0))
-    with pytest.raises(Unfinished, match=r"goes on without this command\n.*--follow s3gen-1\n.*ray job stop"):
-        Submitted(client, "s3gen-1", "http://h:8265").follow(write)  # type: ignore[arg-type]
+    said = r"goes on without this command\n.*s3gen status s3://bucket/out\n.*--follow s3gen-1\n.*ray job stop"
+    with pytest.raises(Unfinished, match=said):
+        Submitted(client, "s3gen-1", "http://h:8265", "s3://bucket/out").follow(write)  # type: ignore[arg-type]
