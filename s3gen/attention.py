@@ -13,7 +13,6 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 from s3gen.packing import Packing
 from s3gen.scratch import Scratch
@@ -62,12 +61,21 @@ def _row(query: Tensor, key: Tensor, value: Tensor, scratch: Scratch) -> Tensor:
     return torch.bmm(torch.softmax(scores, 2, out=scores), value)
 
 
+def varlen_attn(
+    query: Tensor, key: Tensor, value: Tensor, query_bounds: Tensor, key_bounds: Tensor, query_run: int, key_run: int
+) -> Tensor:
+    """Torch's own. Imported here: its module brings torch's compiler, which takes as long to import as torch."""
+    from torch.nn.attention import varlen
+
+    attended: Tensor = varlen.varlen_attn(query, key, value, query_bounds, key_bounds, query_run, key_run)  # type: ignore[assignment]
+    return attended
+
+
 def variable_length(qkv: Tensor, heads: int, packing: Packing) -> Tensor:
     """`attend` in one kernel over all runs, gaps included."""
     query, key, value = qkv.unflatten(1, (3, heads, -1)).unbind(1)  # (P, A, E) each
     bounds, longest = packing.bounds, packing.longest
-    attended: Tensor = varlen_attn(query, key, value, bounds, bounds, longest, longest)  # type: ignore[assignment]
-    return attended.flatten(1)
+    return varlen_attn(query, key, value, bounds, bounds, longest, longest).flatten(1)
 
 
 def over_padding(qkv: Tensor, heads: int, packing: Packing) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from s3gen import S3GenModel, attention, lean
+from s3gen.packing import Packing
 from s3gen.precision import DTYPES, HALF_TYPES
 from s3gen.ragged import rows_on_device
 from tests.conftest import random_tokens
@@ -27,6 +28,14 @@ def test_nothing_on_the_way_from_tokens_to_waves_reads_a_value_back(voices, dtyp
     waves = model.synthesize([random_tokens(n, n) for n in TOKENS], voices, [1, 2, 3])
     assert [(tuple(wave.shape), wave.dtype) for wave in waves] == [((960 * n,), torch.float32) for n in TOKENS]
     assert {wave.device.type for wave in waves} == {"meta"}
+
+
+def test_torch_s_kernel_is_called_otherwise_than_it_wants():
+    packing = Packing([3, 5], torch.device("cpu"))
+    attended = attention.variable_length(
+        torch.empty(packing.size, 3 * 4 * 16, dtype=torch.bfloat16, device="meta"), 4, packing
+    )
+    assert (tuple(attended.shape), attended.dtype) == ((packing.size, 4 * 16), torch.bfloat16)
 
 
 def test_the_meta_device_would_show_it():

@@ -59,6 +59,12 @@ def test_the_block_itself_blocks_nothing(name: str) -> None:
     assert "blocked: " + name in result.stderr
 
 
+@pytest.mark.parametrize("module", ["s3gen.model", "jobs.estimate"])
+def test_an_import_brings_torch_s_compiler_which_takes_as_long_as_torch(module: str) -> None:
+    result = run_python(f"import {module}, sys; print('torch' in sys.modules, 'torch._dynamo' in sys.modules)")
+    assert result.stdout.split() == ["True", "False"], result.stderr
+
+
 def sources(package: str) -> list[Path]:
     found = sorted((ROOT / package).rglob("*.py"))
     assert len(found) > 5, f"no sources of {package} under {ROOT}"
