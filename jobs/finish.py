@@ -9,6 +9,7 @@ holds a few numbers of each range and partition.
 2. A partition of all ids: finds those that occur again, and where (see ``duplicates``).
 3. A range that has some of those: writes its part of the list of them.
 4. A table: its parts become one file. An index of more than ``SINGLE_FILE_ROWS`` rows stays a folder of parts.
+5. The card of a job of speech, which counts what is in the index.
 
 A job that has taken up rows again comes to another end (see ``rounds``). Then all of this is done once more, over all
 shards: the index gets the rows that were made, and of the failures those stay that were not taken up.
@@ -34,7 +35,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs import duplicates
-from jobs.card import write_card
+from jobs.card import CARD, write_card
 from jobs.duplicates import ENTRY, PLACE, Grouped, Slice
 from jobs.errors import StorageError
 from jobs.layout import DUPLICATES, FAILURES, FINISH, INDEX, finish_prefix
@@ -108,7 +109,17 @@ class Join:
         return self.table
 
 
-Task = Gather | Compare | Pick | Join
+@dataclass(frozen=True, slots=True)
+class Describe:
+    """Writes the card of a job of speech, from its index and totals."""
+
+    summary: Summary
+
+    def __str__(self) -> str:
+        return CARD
+
+
+Task = Gather | Compare | Pick | Join | Describe
 # Does tasks, in any order, and gives their reports in theirs.
 Work = Callable[[Sequence[Task]], Sequence[Any]]
 
@@ -133,7 +144,7 @@ class Finisher:
         """For the job in an output."""
         return cls(Ledger.open(Folder(output, options)))
 
-    def run(self, task: Task) -> Gathered | Grouped | Part:
+    def run(self, task: Task) -> Gathered | Grouped | Part | None:
         """Does one task.
 
         Raises:
@@ -150,6 +161,9 @@ class Finisher:
                     return self._pick(task, scratch)
                 case Join():
                     return self._join(task, scratch)
+                case Describe():
+                    write_card(self._ledger, task.summary)
+                    return None
 
     def _gather(self, number: int, scratch: Path) -> Gathered:
         ledger = self._ledger
@@ -264,9 +278,10 @@ def finalise(ledger: Ledger, work: Work | None = None) -> Summary:
     if summary is None:
         ledger.require_all()
         ledger.fix_choices()
-        summary = _make_tables(ledger, work or _here(ledger))
+        work = work or _here(ledger)
+        summary = _make_tables(ledger, work)
         if ledger.kind == "synth":
-            write_card(ledger, summary)
+            work([Describe(summary)])
         ledger.confirm()
         # Before it is finished, since few come back to a finished job. Killed in between, the end is made again.
         ledger.clear_finish()
