@@ -6,6 +6,7 @@ import io
 import json
 import os
 import secrets
+import shlex
 import signal
 import subprocess
 import sys
@@ -317,6 +318,13 @@ def test_a_trial_goes_to_an_output_of_its_own(inputs: Path, tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
     index = pq.read_table(tmp_path / "out-trial-3/index.parquet")
     assert index.column("id").to_pylist() == ["row-0000", "row-0001", "row-0002"]
+    # What it tells its user to do next works as it stands.
+    said = dict(line.split(": ", 1) for line in result.stdout.splitlines() if ": s3gen " in line)
+    for line in said.values():
+        following = cli(*shlex.split(line)[1:])
+        assert following.exit_code == 0, following.output
+    assert "worker-hours: " in following.stdout
+    assert (tmp_path / "out-trial-3/report.html").exists()
 
 
 # --- drivers ----------------------------------------------------------------------------------------------------------
