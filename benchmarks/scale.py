@@ -35,7 +35,7 @@ from benchmarks import machine
 from benchmarks.simulation import EPOCH, ROW_SAMPLES, Cluster, Latency, MemoryStore, Simulation, useful_share
 from jobs.commits import LIST_THREADS
 from jobs.duplicates import Grouped, partitions
-from jobs.finish import Compare, Finisher, Gather, Gathered, Join, Part, Task, finalise
+from jobs.finish import Compare, Describe, Finisher, Gather, Gathered, Join, Part, Task, finalise
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest
 from jobs.plan import RANGE_SHARDS, Plan, ShardSet, make_plan
@@ -209,7 +209,8 @@ def _run(plan: Plan, options: argparse.Namespace) -> tuple[dict[str, Any], dict[
 
 
 def _job() -> dict[str, Any]:
-    return {"config": {"seed": 0}, "fingerprints": {}, "versions": {}, "limit": None}
+    names = {"model": "random:tiny", "manifest": "manifest.parquet", "voices": "voices.parquet", "output": "speech"}
+    return {"config": {"seed": 0, **names}, "fingerprints": {"model": "", "voices": ""}, "versions": {}, "limit": None}
 
 
 def _resumed(store: MemoryStore) -> tuple[Ledger, ShardSet, dict[str, Any]]:
@@ -294,6 +295,7 @@ def _finished(options: argparse.Namespace) -> dict[str, Any]:
         "gather_seconds": max(seconds[Gather.__name__]),
         "compare_seconds": max(seconds[Compare.__name__]),
         "join_seconds": max(seconds[Join.__name__]),
+        "card_seconds": max(seconds[Describe.__name__]),
         "peak_bytes": cost.peak_bytes,
         "grown_bytes": cost.grown,
         "rows_per_range": ledger.plan.rows // options.finish_ranges,
