@@ -24,7 +24,8 @@ ROWS = 40
 BEGAN = 1.79e9  # unix time
 SCRIPT = "<script>document.title='taken'</script>"
 IMAGE = '"><img src=x onerror=alert(1)>'
-HOSTILE = (IMAGE, SCRIPT, "a\u202egnp.exe", "{{ 7 * 7 }}", "long " * 300, "nul\x00\x1b[31m", "")
+HOSTILE = (SCRIPT, "a\u202egnp.exe", "long " * 300, "nul\x00\x1b[31m", "")
+TEMPLATE = "{{ 7 * 7 }}"
 SUSPECT = {"problems": "clipping,click_end", "clipped": 0.034, "click_end": 0.61}
 
 
@@ -34,6 +35,7 @@ def write_manifest(path: Path) -> str:
     voices = [("anna", "bert", SCRIPT, "de/carl.2", "日本の声")[(n + n // 7) % 5] for n in range(ROWS)]
     tokens: list[list[int] | None] = [[7] * (12 + 5 * n % 31) for n in range(ROWS)]
     tokens[9], tokens[17], tokens[18] = [9_999], None, None
+    ids[17], ids[18] = TEMPLATE, IMAGE
     path.parent.mkdir(parents=True, exist_ok=True)
     table = pa.table({"id": ids, "voice_id": voices, "tokens": pa.array(tokens, pa.list_(pa.int32()))})
     pq.write_table(table, path)
