@@ -2,7 +2,8 @@
 
 Exit codes of `synth` and `resume`: 0 every row synthesised; 3 finished, with rows in the failures table; 1 not
 finished, or another run is alive on the output; 2 bad input or configuration, a refused change, no such output: nothing
-was started or written. `voices`: 0, or 3 with clips reported. `verify`: 0 whole, 1 damage. `status`, `plan`: 0.
+was started or written. `voices`: 0, or 3 with clips reported. `verify`: 0 whole, 1 damage. Others: 0. `tokenize` and
+`submit` are as `synth`.
 
 Each command imports what it needs when it runs: `s3gen status` has no use for Ray.
 """

@@ -19,12 +19,14 @@ if TYPE_CHECKING:
 def verify(context: Context, output: str, storage_options: str | None) -> int:
     """Read everything again: each row once, checksums, lengths.
 
-    Every clip is decoded. A job that is not finished is checked as far as it is.
+    Every clip is decoded. A job that is not finished is checked as far as it is. Of a job of `s3gen tokenize`, whose
+    OUTPUT is URL.job, every row's tokens are read.
 
     \b
     Examples:
       s3gen verify my_speech
       s3gen verify s3://bucket/speech --storage-options keys.yaml
+      s3gen verify my_tokens.parquet.job
 
     \b
     Exit codes:
