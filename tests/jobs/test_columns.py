@@ -9,8 +9,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from jobs.columns import column_of, joined, table_of
+from jobs.columns import column_of, joined, legible, table_of
 from jobs.errors import InputError
 
 PAIR = pa.struct([("a", pa.int64()), ("b", pa.string())])
@@ -73,3 +75,26 @@ def test_tables_that_disagree_cannot_be_joined() -> None:
         "x": ["a", None, '{"k": 1}'],
         "only": [True, None, None],
     }
+
+
+TEXT = st.text(st.characters(exclude_categories=()), max_size=4)  # halves of characters, too
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXT, inner, max_size=3),
+    max_leaves=8,
+)
+ROW = st.dictionaries(TEXT, JSON, max_size=4).map(lambda row: {"id": "x", **row})
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.lists(ROW, min_size=1), min_size=1, max_size=3))
+def test_an_object_of_json_cannot_be_stored(parts: list[list[dict[str, Any]]]) -> None:
+    table = joined([table_of(rows) for rows in parts])
+    rows = [row for part in parts for row in part]
+    file = io.BytesIO()
+    pq.write_table(table, file)
+    assert pq.ParquetFile(file).read().num_rows == table.num_rows == len(rows)
+    for name in {legible(name): name for row in rows for name in row}.values():
+        given = [row.get(name) for row in rows]
+        if all(value is None or isinstance(value, str) for value in given):
+            assert table[legible(name)].to_pylist() == [None if value is None else legible(value) for value in given]
