@@ -22,7 +22,8 @@ from jobs.urls import Options
 log = logging.getLogger(__name__)
 
 PLACE_COLUMNS = ("path", "tar_offset", "tar_bytes")  # where a recording lies
-MOST_JSON = 16 << 20  # bytes of a sample's json
+MOST_READ = 16 << 20  # bytes of a sample's json or text
+READ = ("json", "txt")  # suffixes of members that say something of a recording
 
 
 class _Member(NamedTuple):
@@ -30,15 +31,15 @@ class _Member(NamedTuple):
     suffix: str
     offset: int  # of its bytes in the tar
     size: int
-    json: bytes | None  # what it holds, if it is a json
+    content: bytes | None  # where it is to be read, unless it is too large
 
 
 def tar_rows(url: str, options: Options | None = None) -> list[dict[str, Any]]:
     """A row for each recording in a tar.
 
-    Its `id` is that of its sample's json, else the sample's key; then come `PLACE_COLUMNS` and what else the json has,
-    of which a key with one of these names gets `source_` before it. The id of a sample whose json cannot be read is
-    None.
+    Its `id` is that of its sample's json, else the sample's key; then come `PLACE_COLUMNS`, a text as `txt`, and what
+    else the json has, of which a key with one of the names of places gets `source_` before it. The id of a sample whose
+    json or text cannot be read is None.
 
     Raises:
         InputError: no such file, not a tar that can be read at random, or a torn one.
@@ -60,10 +61,10 @@ def _members(tar: tarfile.TarFile) -> Iterator[_Member]:
         if member.isfile():
             folder, _, base = member.name.rpartition("/")
             stem, _, rest = base.partition(".")
-            content = tar.extractfile(member) if rest.lower() == "json" and member.size <= MOST_JSON else None
-            data = None if content is None else content.read()
+            file = tar.extractfile(member) if rest.lower() in READ and member.size <= MOST_READ else None
+            content = None if file is None else file.read()
             key = f"{folder}/{stem}" if folder else stem
-            yield _Member(legible(key), rest.lower(), member.offset_data, member.size, data)
+            yield _Member(legible(key), rest.lower(), member.offset_data, member.size, content)
         tar.members.clear()  # type: ignore[attr-defined]  # it would keep them all
 
 
@@ -74,10 +75,10 @@ def _rows(url: str, key: str, members: list[_Member]) -> Iterator[dict[str, Any]
     columns: dict[str, Any] = {"id": key}
     try:
         for member in members:
-            if member.suffix == "json":
+            if member.suffix in READ:
                 columns |= _columns(member)
     except (ValueError, RecursionError) as error:
-        log.warning("%s: the json of sample %s cannot be read, so it has no id: %s", url, key[:200], error)
+        log.warning("%s: what is said of sample %s cannot be read, so it has no id: %s", url, key[:200], error)
         columns = {"id": None}
     for member in recordings:
         place = dict(zip(PLACE_COLUMNS, (url, member.offset, member.size), strict=True))
@@ -85,9 +86,11 @@ def _rows(url: str, key: str, members: list[_Member]) -> Iterator[dict[str, Any]
 
 
 def _columns(member: _Member) -> dict[str, Any]:
-    if member.json is None:
-        raise ValueError(f"it has {member.size} bytes; {MOST_JSON} are the most")
-    values = json.loads(member.json)
+    if member.content is None:
+        raise ValueError(f"its {member.suffix} has {member.size} bytes; {MOST_READ} are the most")
+    if member.suffix == "txt":
+        return {"txt": member.content.decode()}
+    values = json.loads(member.content)
     if not isinstance(values, dict):
-        raise ValueError("it is not an object")
+        raise ValueError("its json is not an object")
     return {f"source_{name}" if name in PLACE_COLUMNS else name: value for name, value in values.items()}

@@ -43,6 +43,12 @@ def test_the_json_of_a_sample_is_lost_or_moves_its_recording(tmp_path: Path) -> 
     assert set(second) == {"id", "path", "tar_offset", "tar_bytes"}
 
 
+def test_the_text_of_a_sample_is_lost(tmp_path: Path) -> None:
+    members = {"a.txt": "é\n".encode(), "a.wav": CLIP, "b.wav": CLIP, "b.txt": b"\xff", "c.wav": CLIP}
+    found = tar_rows(str(write_tar(tmp_path / "x.tar", members)))
+    assert [(row["id"], row.get("txt")) for row in found] == [("a", "é\n"), (None, None), ("c", None)]
+
+
 def test_two_recordings_of_a_sample_are_one(tmp_path: Path) -> None:
     found = tar_rows(str(write_tar(tmp_path / "x.tar", {"a.left.wav": CLIP, "a.right.wav": CLIP})))
     assert [row["id"] for row in found] == ["a", "a"]
@@ -53,17 +59,17 @@ def test_two_recordings_of_a_sample_are_one(tmp_path: Path) -> None:
 def test_a_json_that_is_none_passes_for_the_samples_id(
     tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(tars, "MOST_JSON", 200_000)
+    monkeypatch.setattr(tars, "MOST_READ", 200_000)
     with caplog.at_level(logging.WARNING, "jobs"):
         (bad, good) = tar_rows(
             str(write_tar(tmp_path / "x.tar", {"a.wav": CLIP, "a.json": content, "b.wav": CLIP, "b.json": {"id": "B"}}))
         )
     assert (bad["id"], good["id"]) == (None, "B")
-    assert "the json of sample a cannot be read" in caplog.text
+    assert "what is said of sample a cannot be read" in caplog.text
 
 
 def test_a_json_that_is_too_large_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tars, "MOST_JSON", 10)
+    monkeypatch.setattr(tars, "MOST_READ", 10)
     (row,) = tar_rows(str(write_tar(tmp_path / "x.tar", {"a.wav": CLIP, "a.json": {"id": "long"}})))
     assert row["id"] is None
 
