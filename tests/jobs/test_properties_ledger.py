@@ -6,7 +6,7 @@ import hashlib
 import io
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -29,12 +29,18 @@ from jobs.finish import finalise
 from jobs.layout import DATA
 from jobs.ledger import Ledger
 from jobs.records import Attempt, CommitRecord
+from jobs.retry import begin_retry
 from jobs.storage import Folder
 from tests.jobs import made_job
 
+OUTPUT = "made-up://output"
 ROWS = 14
 SHARDS = 4
-MOST_ENDS, MOST_READY = 2, 4
+MOST_ENDS, MOST_ROUNDS, MOST_READY = 3, 2, 4
+CODES = ("bad_audio", "worker_crashed", "unknown_voice")
+
+ids = st.sampled_from([f"u{n}" for n in range(ROWS)])
+failing = st.dictionaries(ids, st.sampled_from(CODES), min_size=2, max_size=6)
 
 bounded = settings(
     derandomize=True,
@@ -120,6 +126,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     creates = True
     manifest = ""
+    every_id: Sequence[str] = ()
 
     def __init__(self) -> None:
         super().__init__()
@@ -127,19 +134,30 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger: Ledger
         self.ready: list[tuple[Attempt, CommitRecord]] = []  # tries whose files are written and whose commit is not
         self.known: set[int] = set()  # shards that somebody was told are committed
-        self.final: dict[int, str] | None = None  # the attempts that count, since the job is finished
+        self.final: dict[int, str] = {}  # the attempts that count for ever, since the job was finished
         self.ends = 0  # of which each takes long; more than a few show nothing new
+        patch = pytest.MonkeyPatch()
+        patch.setattr("jobs.manifest.open_input", self._open_input)
+        self.teardown = patch.undo  # type: ignore[method-assign]
 
-    @initialize(made=st.sets(st.integers(0, SHARDS - 1)))
-    def begin(self, made: set[int]) -> None:
+    @initialize(made=st.sets(st.integers(0, SHARDS - 1)), bad=failing)
+    def begin(self, made: set[int], bad: dict[str, str]) -> None:
         job = made_job.job_of("/made/up", self.manifest)
         self.ledger = Ledger.start(self._folder(), job, made_job.plan_of(self.manifest))
         assert self.ledger.job["conditional"] == self.creates
         for shard in sorted(made):
-            made_job.make(self.ledger, shard)
+            self._make(shard, bad)
+
+    def _open_input(self, url: str, options: object) -> IO[bytes]:
+        """The manifest, or what the ledger has of it."""
+        name = url.removeprefix(f"{OUTPUT}/")
+        return open(url, "rb") if name == url else self.store.open(name)
 
     def _folder(self) -> Folder:
-        return Folder.of(self.store, "made-up://output")
+        return Folder.of(self.store, OUTPUT)
+
+    def _make(self, shard: int, bad: Mapping[str, str]) -> None:
+        self.ledger.commit(*made_job.prepare(self.ledger, shard, trouble=lambda row: bad.get(row.id)))
 
     def _survive(self, work: Callable[[], object], fault: BaseException, left: int, lands: bool) -> bool:
         """Whether the work came to its end before the fault; after the fault the process is another one."""
@@ -156,13 +174,22 @@ class LedgerMachine(RuleBasedStateMachine):
     # --- what happens ---
 
     @precondition(lambda self: len(self.ready) < MOST_READY)
-    @rule(shards=st.lists(st.integers(0, SHARDS - 1), min_size=1, max_size=3))
-    def write_files(self, shards: list[int]) -> None:
-        self.ready += [made_job.prepare(self.ledger, shard) for shard in shards]
+    @rule(numbers=st.lists(st.integers(0, 2 * SHARDS), min_size=1, max_size=3), bad=failing)
+    def write_files(self, numbers: list[int], bad: dict[str, str]) -> None:
+        self.ready += [
+            made_job.prepare(self.ledger, number % len(self.ledger.plan), trouble=lambda row: bad.get(row.id))
+            for number in numbers
+        ]
 
     @rule(shard=st.integers(0, SHARDS - 1), left=st.integers(0, 2), lands=st.booleans())
     def die_writing_files(self, shard: int, left: int, lands: bool) -> None:
         self._survive(lambda: made_job.prepare(self.ledger, shard), Killed(), left, lands)
+
+    @rule(bad=failing)
+    def make_what_is_left(self, bad: dict[str, str]) -> None:
+        """Otherwise ends, and what comes after them, are rare."""
+        for shard in set(range(len(self.ledger.plan))) - set(self.ledger.committed()):
+            self._make(shard, bad)
 
     @precondition(lambda self: self.ready)
     @rule(data=st.data())
@@ -172,8 +199,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert attempt.shard in self.ledger.committed()
         self.known.add(attempt.shard)
         assert counts == (self._counting()[attempt.shard] == attempt.id)
-        if self.final is not None:
-            assert not counts
+        assert not (counts and attempt.shard in self.final)
 
     @precondition(lambda self: self.ready)
     @rule(data=st.data(), left=st.integers(0, 2), lands=st.booleans())
@@ -210,13 +236,32 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ends < MOST_ENDS)
     @rule()
     def come_to_the_end(self) -> None:
+        finished = self.ledger.summary() is not None
         self.finish(lambda: finalise(self.ledger) is not None)
-        if self.final is not None:
+        # A try that dies after the end leaves its files behind.
+        if not finished and self.ledger.summary() is not None:
             self.check_whole()
+
+    @precondition(lambda self: len(self.ledger.rounds) < MOST_ROUNDS)
+    @rule(left=st.integers(0, 5), lands=st.booleans(), bad=failing, worse=failing)
+    def retry(self, left: int, lands: bool, bad: dict[str, str], worse: dict[str, str]) -> None:
+        """The job comes to its end, and rows that failed are taken up again, or whoever does it dies."""
+        self.make_what_is_left(worse)
+        self.come_to_the_end()
+        before, summary = len(self.ledger.rounds), self.ledger.summary()
+        assert summary is not None
+        self._survive(lambda: begin_retry(self.ledger), Killed(), left, lands)
+        if len(self.ledger.rounds) == before:
+            assert self.ledger.summary() == summary
+            return
+        assert sum(self.ledger.rounds[-1].taken.values()) == self.ledger.rows_in_round <= summary.rows_failed
+        self.ends = 0
+        for shard in range(self.ledger.rounds[-1].shard, len(self.ledger.plan)):
+            self.ready.append(made_job.prepare(self.ledger, shard, trouble=lambda row: bad.get(row.id)))
 
     def finish(self, work: Callable[[], bool]) -> None:
         self.ends += 1
-        whole = len(self.ledger.committed()) == SHARDS
+        whole = len(self.ledger.committed()) == len(self.ledger.plan)
         try:
             ended = work()
         except Unfinished:
@@ -224,7 +269,7 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         assert whole or not ended
         if ended:
-            self.final = self.final or self._counting()
+            self.final = self._counting()
 
     def check_whole(self) -> None:
         """After an end that nothing disturbed."""
@@ -240,8 +285,10 @@ class LedgerMachine(RuleBasedStateMachine):
         rows = {(record.audio.name, at) for record in records if record.audio for at in range(record.rows_done)}
         places = list(zip(index["shard"].to_pylist(), index["row"].to_pylist(), strict=True))
         assert sorted(places) == sorted(rows)
-        assert index.num_rows + failures.num_rows == ROWS
-        assert len(set(index["id"].to_pylist())) == index.num_rows
+        ids = [*index["id"].to_pylist(), *failures["id"].to_pylist()]
+        assert sorted(ids) == sorted(self.every_id)
+        origins = failures.select(["id", "manifest", "row"]).to_pylist()
+        assert all(self.every_id[row["row"]] == row["id"] and row["manifest"] == self.manifest for row in origins)
 
     def _table(self, name: str) -> pa.Table:
         return pq.read_table(io.BytesIO(self.store.objects[name]))
@@ -260,8 +307,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert shards == sorted(set(shards)) == list(self.ledger.committed())
         assert self.known <= set(shards)
         self.known |= set(shards)
-        if self.final is not None:
-            assert self._counting() == self.final
+        counting = self._counting()
+        assert {shard: counting[shard] for shard in self.final} == self.final
         for record in records:
             for file in record.files():
                 data = self.store.objects[file.name]
@@ -273,4 +320,5 @@ def test_a_shard_is_lost_or_counts_twice(creates: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         LedgerMachine.creates = creates
         LedgerMachine.manifest = made_job.write_manifest(Path(folder) / "m.parquet", ROWS)
+        LedgerMachine.every_id = pq.read_table(LedgerMachine.manifest)["id"].to_pylist()
         run_state_machine_as_test(LedgerMachine, settings=bounded)
