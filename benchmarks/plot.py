@@ -1,7 +1,7 @@
 """One picture of several reports: ``python -m benchmarks.plot REPORT... --out docs/benchmarks.svg``.
 
 Bars for each report of `benchmarks.engine`, a line for each of `benchmarks.prompts`, the job's course for each of
-`benchmarks.scale`, side by side. Needs matplotlib (``pip install -e ".[bench]"``). The same reports give the
+`benchmarks.scale`, side by side. Needs matplotlib (``pip install -e ".[dev]"``). The same reports give the
 same bytes.
 """
 
