@@ -16,7 +16,7 @@ from s3gen import S3GenModel
 class Poisoned:
     """A model to which some tokens are deadly."""
 
-    KILLER, HANGER = 4_242, 4_243
+    KILLER, HANGER, FAULTY = 4_242, 4_243, 4_244
 
     def __init__(self, model: S3GenModel) -> None:
         self._model, self.device = model, model.device
@@ -27,6 +27,8 @@ class Poisoned:
                 os._exit(1)
             if self.HANGER in row:
                 time.sleep(1_000)
+            if self.FAULTY in row:
+                raise RuntimeError("a faulty driver")
         return self._model.synthesize(tokens, *args, **kwargs)
 
 
