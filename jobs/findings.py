@@ -30,6 +30,7 @@ class Verification:
     shards_total: int
     shards_checked: int = 0
     rows_checked: int = 0  # clips that were decoded, or rows whose tokens were looked at
+    looked_at: str = "clips decoded"  # what these rows are
     damage: int = 0  # number of findings
     findings: list[Finding] = field(default_factory=list)  # the first thousand
     notes: list[str] = field(default_factory=list)  # what could not be checked, or is not finished

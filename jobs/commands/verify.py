@@ -49,4 +49,6 @@ def _print_verification(found: Verification) -> None:
     for note in found.notes:
         click.echo(f"note: {note}")
     verdict = f"DAMAGED: {found.damage} findings" if found.damage else "whole"
-    click.echo(f"{verdict}; {found.shards_checked} of {found.shards_total} shards, {found.rows_checked} clips decoded")
+    click.echo(
+        f"{verdict}; {found.shards_checked} of {found.shards_total} shards, {found.rows_checked} {found.looked_at}"
+    )
