@@ -146,9 +146,14 @@ class Plan:
 
     def is_taken_up(self, shard: int, urls: Sequence[str], rows: Ints) -> npt.NDArray[np.bool_]:
         """Which of a shard's rows, given by their origins, are tried again in a later one."""
+        taken, places = self._last_places
+        if not len(taken):
+            return np.zeros(len(rows), np.bool_)
+        numbers = self.numbers_of(urls, rows)
+        at = np.minimum(np.searchsorted(taken, numbers), len(taken) - 1)
         # Within a round a row is there once: whatever comes after the shard is of a later one.
-        after = self.again[max(0, int(self.starts[shard + 1]) - self.rows_total) :]
-        return np.isin(self.numbers_of(urls, rows), after) if len(after) else np.zeros(len(rows), np.bool_)
+        after = int(self.starts[shard + 1]) - self.rows_total
+        return (taken[at] == numbers) & (places[at] >= after)
 
     def numbers_of(self, urls: Sequence[str], rows: Ints) -> Ints:
         """Of rows that are given by their origins, their numbers; -1 where the manifest has no such file."""
@@ -177,6 +182,12 @@ class Plan:
     @cached_property
     def _file_ends(self) -> Ints:
         return np.cumsum([file.rows for file in self.manifest.files], dtype=np.int64)
+
+    @cached_property
+    def _last_places(self) -> tuple[Ints, Ints]:
+        """The rows that are tried again, ascending, and where each of them is in ``again`` for the last time."""
+        taken, places = np.unique(self.again[::-1], return_index=True)
+        return taken, len(self.again) - 1 - places
 
     @cached_property
     def _file_begins(self) -> dict[str, int]:

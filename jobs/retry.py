@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -94,11 +94,13 @@ def _extended(ledger: Ledger, number: int, table: Path, copy: Path, together: in
         together: how many of them need no shards of few rows.
     """
     plan, found = ledger.plan, list[tuple[Ints, Ints]]()
+    before = dict(zip(plan.again.tolist(), plan.reseeded.tolist(), strict=True))  # what comes last counts
 
     def rows() -> Iterator[pa.Table]:
         for codes in (RESEEDED | OTHERS, ALONE):
             for failures in _failed_of(codes, table):
-                found.append((_numbers(plan, failures), _reseeded(plan, failures, number)))
+                numbers = plan.numbers_of(failures["manifest"].to_pylist(), failures["row"].to_numpy())
+                found.append((numbers, _reseeded(numbers, failures, before, number)))
                 yield _as_planned(failures, plan.manifest.columns)
 
     written = write_table("", plan.manifest.columns, rows(), copy, group_rows=READ_GROUP_ROWS)
@@ -133,12 +135,7 @@ def _as_planned(failures: pa.Table, columns: pa.Schema) -> pa.Table:
     return pa.table([failures.column(places[name]) for name in columns.names], schema=columns)
 
 
-def _numbers(plan: Plan, failures: pa.Table) -> Ints:
-    return plan.numbers_of(failures["manifest"].to_pylist(), failures["row"].to_numpy())
-
-
-def _reseeded(plan: Plan, failures: pa.Table, number: int) -> Ints:
-    """Of each row the round that gives it another seed: this one, an earlier one, or none (0)."""
-    before = dict(zip(plan.again.tolist(), plan.reseeded.tolist(), strict=True))  # the last one counts
-    pairs = zip(_numbers(plan, failures).tolist(), failures["error"].to_pylist(), strict=True)
+def _reseeded(numbers: Ints, failures: pa.Table, before: Mapping[int, int], number: int) -> Ints:
+    """Of each row the round that gives it another seed: this one, one before it, or none (0)."""
+    pairs = zip(numbers.tolist(), failures["error"].to_pylist(), strict=True)
     return np.array([number if error in RESEEDED else before.get(row, 0) for row, error in pairs], np.int64)
