@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -113,21 +114,46 @@ def test_dead_head_is_tried_for_minutes(job: Callable[..., Path]) -> None:
 
 
 class Guarded(BaseHTTPRequestHandler):
-    """A dashboard that asks for a token."""
+    """A dashboard that asks who one is."""
 
     def do_GET(self) -> None:
-        self.send_error(401, "Missing authentication token")
+        if self.headers.get("X-Pass") != SECRET:
+            self.send_error(401, "Missing authentication token")
+            return
+        body = b'{"ray_version": "2.60.0"}'
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
-def test_cluster_that_asks_for_a_token_gives_a_traceback() -> None:
+@pytest.fixture(name="guarded")
+def _guarded() -> Iterator[str]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Guarded) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        with pytest.raises(InputError, match="asks for its token; set RAY_AUTH_MODE=token"):
-            connect(f"http://127.0.0.1:{server.server_port}")
+        threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_cluster_that_asks_for_a_token_gives_a_traceback(guarded: str) -> None:
+    with pytest.raises(InputError, match="asks for its token; set RAY_AUTH_MODE=token"):
+        connect(guarded)
+
+
+def test_proxy_before_a_head_cannot_be_passed(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_HEADERS", json.dumps({"X-Pass": SECRET}))
+    assert connect(guarded).get_address() == guarded
+
+
+@pytest.mark.parametrize("text", [SECRET, f'["{SECRET}"]', f'{{"X-Pass": ["{SECRET}"]}}'])
+def test_headers_that_are_none_are_shown_in_a_traceback(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_JOB_HEADERS", text)
+    with pytest.raises(InputError, match="RAY_JOB_HEADERS: give a JSON object") as caught:
+        connect("http://127.0.0.1:1")
+    assert SECRET not in str(caught.value)
 
 
 # --- following --------------------------------------------------------------------------------------------------------
