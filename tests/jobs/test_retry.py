@@ -171,7 +171,7 @@ def test_the_same_seed_is_tried_again_where_it_made_bad_audio(tmp_path: Path, ma
 
 @pytest.mark.parametrize(
     "kind",
-    [pa.int64(), pa.uint64(), pa.int8(), pa.uint16(), pa.float64(), pa.float32(), pa.float16(), None],
+    [pa.int64(), pa.uint64(), pa.int8(), pa.float64(), pa.float16(), None],
     ids=str,
 )
 def test_a_seed_that_was_used_is_not_the_one_that_is_kept(tmp_path: Path, kind: pa.DataType | None) -> None:
