@@ -33,8 +33,9 @@ from jobs.batch import Item
 from jobs.config import JobConfig, config_from
 from jobs.crew import Crew
 from jobs.ledger import Ledger
-from jobs.manifest import Manifest, check_rows
+from jobs.manifest import Manifest
 from jobs.plan import Plan, make_plan
+from jobs.rows import check_rows
 from jobs.schedule import Schedule
 from jobs.session import connected, plan_share
 from jobs.storage import Folder

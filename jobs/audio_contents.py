@@ -18,9 +18,9 @@ from jobs.config import JobConfig, config_from
 from jobs.errors import InputError, StorageError
 from jobs.findings import Finding, Verification
 from jobs.ledger import Ledger
-from jobs.manifest import Failure, Row, check_rows
 from jobs.plan import Shard
 from jobs.records import CommitRecord, StoredFile, ids_digest
+from jobs.rows import Failure, Row, check_rows
 from jobs.urls import Options
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 

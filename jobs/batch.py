@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from jobs.audiofile import Samples
-from jobs.manifest import Failure, Row
+from jobs.rows import Failure, Row
 from jobs.schedule import BrokenWorker
 from s3gen.constants import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN
 from s3gen.voice import Voice

@@ -15,7 +15,7 @@ from jobs.audiofile import Samples, encode
 from jobs.batch import Batch, Item, Trouble, fault
 from jobs.checks import explain, measure, problems
 from jobs.config import JobConfig
-from jobs.manifest import Row
+from jobs.rows import Row
 from jobs.spool import Encoded
 
 BATCHES = 2  # delivered and not yet all spooled, of all shards together; a batch's waves are one buffer

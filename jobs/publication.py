@@ -12,10 +12,10 @@ import pyarrow as pa
 from jobs.checks import RANGES
 from jobs.config import JobConfig
 from jobs.ledger import Ledger
-from jobs.manifest import Row
 from jobs.padding import Padding
 from jobs.pulse import Pulse
 from jobs.records import Attempt, CommitRecord, StoredFile, counts, worker_name
+from jobs.rows import Row
 from jobs.spool import Clip, Spool
 from jobs.tables import INDEX_SCHEMA
 from jobs.uploads import Upload

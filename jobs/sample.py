@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from jobs.batch import Batch, Item
 from jobs.config import JobConfig
-from jobs.manifest import Failure, Row, check_rows
 from jobs.padding import Padding, grouped, vocoded
 from jobs.plan import Plan
+from jobs.rows import Failure, Row, check_rows
 from jobs.voices import VoiceTable
 from jobs.writers import INPUT_COLUMNS
 from s3gen.constants import FRAMES_PER_TOKEN, TOKEN_RATE

@@ -11,8 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from jobs.manifest import FAILURE_COLUMNS, Failure, Ints
+from jobs.manifest import FAILURE_COLUMNS, Ints
 from jobs.plan import Plan
+from jobs.rows import Failure
 from jobs.writers import pick
 
 INDEX_SCHEMA = pa.schema(

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from jobs.errors import InputError
 from jobs.lists import beside
-from jobs.manifest import FORBIDDEN, Ints, is_text, texts
+from jobs.manifest import FORBIDDEN, Ints, is_text
+from jobs.rows import texts
 from jobs.tables import failures_schema
 from jobs.tars import PLACE_COLUMNS
 from jobs.writers import pick

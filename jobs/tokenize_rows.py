@@ -14,10 +14,11 @@ import pyarrow as pa
 
 from jobs.audiofile import Samples, read_audio
 from jobs.inputs import read_part
-from jobs.manifest import Failure, Ints, text_problem, texts
+from jobs.manifest import Ints
 from jobs.plan import Plan
 from jobs.pulse import Pulse
 from jobs.recordings import Rejected, check_values, opened, reading
+from jobs.rows import Failure, text_problem, texts
 from jobs.token_columns import Clip, TokenColumns
 from jobs.urls import Options
 from jobs.worker import Order

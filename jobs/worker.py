@@ -24,12 +24,13 @@ from jobs.encoding import Encoders, Intake
 from jobs.engine import Engine
 from jobs.isolation import Death, Range
 from jobs.ledger import Ledger
-from jobs.manifest import Failure, Ints, Row, check_rows
+from jobs.manifest import Ints
 from jobs.models import open_prepared
 from jobs.padding import Padding, vocoded
 from jobs.publication import Made, Publication
 from jobs.pulse import Pulse
 from jobs.records import ShardReport, counts, ids_digest, worker_name
+from jobs.rows import Failure, Row, check_rows
 from jobs.spool import Spool
 from jobs.storage import Folder
 from jobs.tables import failures_table

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.keys import key_of
-from jobs.manifest import Row
+from jobs.rows import Row
 from s3gen.constants import SAMPLE_RATE
 
 # Small row groups: a reader that wants one row decompresses no more than this, and the Hub's viewer stays quick.

@@ -30,8 +30,9 @@ import pyarrow as pa
 from jobs import manifest as manifest_module
 from jobs import pages as pages_module
 from jobs.errors import InputError
-from jobs.manifest import Manifest, check_rows
+from jobs.manifest import Manifest
 from jobs.plan import make_plan
+from jobs.rows import check_rows
 from jobs.tables import failures_table
 from jobs.writers import FORMATS, stored_columns
 from tests.jobs.forged_parquet import (

@@ -16,9 +16,10 @@ import pyarrow.parquet as pq
 from jobs.audiofile import Samples, encode
 from jobs.checks import RANGES, measure
 from jobs.ledger import Ledger
-from jobs.manifest import Failure, Manifest, Row, check_rows
+from jobs.manifest import Manifest
 from jobs.plan import Plan, make_plan
 from jobs.records import Attempt, CommitRecord, StoredFile, counts, ids_digest
+from jobs.rows import Failure, Row, check_rows
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_table
 from jobs.urls import absolute_url

@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.ledger import Ledger
-from jobs.manifest import Row
 from jobs.records import CommitRecord, StoredFile
+from jobs.rows import Row
 from s3gen.constants import SAMPLES_PER_TOKEN
 from tests.conftest import speech_like
 from tests.jobs import made_job

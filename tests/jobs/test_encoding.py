@@ -18,7 +18,7 @@ from jobs.batch import Batch, Item, Trouble
 from jobs.checks import measure
 from jobs.config import JobConfig, config_from
 from jobs.encoding import BATCHES, Abandoned, Encoders, Intake
-from jobs.manifest import Row
+from jobs.rows import Row
 from jobs.spool import Encoded
 from s3gen import Voice
 from s3gen.constants import SAMPLES_PER_TOKEN

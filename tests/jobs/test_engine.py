@@ -15,7 +15,7 @@ from jobs import engine as engines
 from jobs.audiofile import Samples
 from jobs.batch import Batch, Item, Trouble
 from jobs.engine import Engine
-from jobs.manifest import Row
+from jobs.rows import Row
 from jobs.schedule import BrokenWorker
 from s3gen import Voice
 

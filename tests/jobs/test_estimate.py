@@ -21,7 +21,7 @@ from jobs.budget import Calibration
 from jobs.config import config_from
 from jobs.disk import disk_bytes
 from jobs.errors import JobError
-from jobs.manifest import Row
+from jobs.rows import Row
 from jobs.speed import Gauge
 from jobs.voices import VoiceTable
 from jobs.writers import FORMATS

@@ -16,9 +16,10 @@ import pytest
 from jobs.errors import InputError
 from jobs.finish import finalise
 from jobs.ledger import Ledger
-from jobs.manifest import Failure, Manifest
+from jobs.manifest import Manifest
 from jobs.plan import Plan, make_plan
 from jobs.records import CommitRecord, StoredFile, counts, ids_digest
+from jobs.rows import Failure
 from jobs.status import status
 from jobs.storage import Folder
 from jobs.tables import failures_schema, failures_table, packed

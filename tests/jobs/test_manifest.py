@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
-from jobs.manifest import FORBIDDEN, Manifest, Span, check_rows, derived_seed
+from jobs.manifest import FORBIDDEN, Manifest, Span
+from jobs.rows import check_rows, derived_seed
 from jobs.storage import Folder
 from jobs.tables import failures_schema, failures_table
 from jobs.urls import absolute_url

@@ -19,8 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from jobs.keys import key_of
-from jobs.manifest import Manifest, Span, check_rows, derived_seed
+from jobs.manifest import Manifest, Span
 from jobs.parquet import read_parquet
+from jobs.rows import check_rows, derived_seed
 from jobs.tables import failures_schema, failures_table
 from jobs.writers import FORMATS, json_value, stored_columns
 from tests.jobs.forged_parquet import parquet

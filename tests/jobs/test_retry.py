@@ -20,9 +20,10 @@ from jobs.isolation import MAX_GUILTY
 from jobs.layout import ROUNDS
 from jobs.lease import Timing
 from jobs.ledger import Ledger
-from jobs.manifest import Manifest, Row, derived_seed
+from jobs.manifest import Manifest
 from jobs.plan import make_plan
 from jobs.retry import MENDABLE, begin_retry
+from jobs.rows import Row, derived_seed
 from jobs.status import status
 from jobs.storage import Folder
 from jobs.tally import Summary

@@ -27,9 +27,10 @@ from jobs.errors import InputError, StorageError, StorageUnknown
 from jobs.finish import finalise
 from jobs.isolation import Death
 from jobs.ledger import Ledger
-from jobs.manifest import Manifest, derived_seed
+from jobs.manifest import Manifest
 from jobs.plan import make_plan
 from jobs.records import ShardReport, counts, worker_name
+from jobs.rows import derived_seed
 from jobs.schedule import BrokenWorker
 from jobs.spool import Spool
 from jobs.storage import Folder

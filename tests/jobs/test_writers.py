@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.keys import key_of
-from jobs.manifest import Row
+from jobs.rows import Row
 from jobs.writers import FORMATS, ROW_GROUP_ROWS, json_value, pick, stored_columns
 
 IDS = ["plain", "a/b.c", "ü" * 50, "x" * 10_000, ""]
