@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Literal
 
 import ray
+from ray.exceptions import RayError
 
 from jobs.errors import InputError
 from jobs.placement import Node, Share, share_of
@@ -49,7 +50,8 @@ def connected(address: str | None) -> Iterator[None]:
             configure_logging=True,
             **({} if address else own),
         )
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    # RayError: of a cluster that asks for a token, for one.
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, RayError) as error:
         raise InputError(f"ray_address: no Ray cluster answers at {address or 'local'}: {error}") from None
     try:
         yield
