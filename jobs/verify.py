@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.audio_contents import AudioContents
+from jobs.equality import same
 from jobs.errors import StorageError, StorageUnknown
 from jobs.findings import Finding, Verification
 from jobs.layout import DATA, DATA_NAME, DUPLICATES, FAILURES, finished_name
@@ -197,10 +198,10 @@ class _Cursor:
         if self._batches is None:
             return
         try:
-            same = self._take(part.num_rows).equals(part)
+            holds = same(self._take(part.num_rows), part)
         except (pa.ArrowException, ValueError, KeyError) as error:
-            same, self._problem = False, str(error)
-        if not same:
+            holds, self._problem = False, str(error)
+        if not holds:
             yield self._finding(f"does not hold the rows of {where} in their place")
             self._batches = None  # what follows is shifted: one finding is enough
 

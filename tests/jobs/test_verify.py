@@ -181,6 +181,44 @@ def test_a_table_that_differs_from_its_parts_is_found(ledger: Ledger, name: str)
     assert found(ledger) == {"table"}
 
 
+def test_values_that_do_not_equal_themselves_are_called_damage(tmp_path: Path) -> None:
+    nan, marks = float("nan"), pa.array([f"mark {n}" for n in range(14)])
+    own = {
+        "snr": pa.array([nan if n % 2 else None for n in range(14)], pa.float32()),
+        "mark": pa.DictionaryArray.from_arrays(pa.array(range(14)), marks),
+        "deep": [{"a": [nan, float(n)], "b": [{"c": nan}]} for n in range(14)],
+        "marks": pa.ListArray.from_arrays(range(15), pa.DictionaryArray.from_arrays(pa.array(range(14)), marks)),
+        "pair": pa.array([[nan, 1.0]] * 14, pa.list_(pa.float64(), 2)),
+        "large": pa.array([[nan], *([None] * 13)], pa.large_list(pa.float16())),
+        "pairs": pa.array([[("k", nan)]] * 14, pa.map_(pa.string(), pa.float64())),
+    }
+    manifest = write_manifest(tmp_path / "in" / "manifest.parquet", **own)
+    made = start(str(tmp_path / "out"), manifest)
+    make_all(made)
+    finalise(made)
+    assert verify(made.folder.url).findings == []
+    name = "failures.parquet"
+    whole = made.folder.read(name)
+    held = pq.read_table(io.BytesIO(whole)).to_pylist()
+    others = {
+        "snr": 0.0,
+        "mark": "another",
+        "deep": {"a": [nan, 0.0], "b": [{"c": nan}]},
+        "marks": [],
+        "pair": [1.0, nan],
+        "large": [nan],
+        "pairs": [("k", 1.0)],
+    }
+    assert len(held) == 2
+    assert others.keys() == own.keys()
+    for column, value in others.items():
+        changed = [held[0][column], value]
+        made.folder.put(name, change_table(made, name, lambda table, at=column, to=changed: with_column(table, at, to)))
+        assert found(made) == {"table"}, column
+    made.folder.put(name, whole)
+    assert found(made) == set()
+
+
 def test_totals_and_duplicates_that_do_not_fit_are_found(ledger: Ledger) -> None:
     totals = json.loads(ledger.folder.read("ledger/finished.json"))
     ledger.folder.put("ledger/finished.json", json.dumps(totals | {"rows_done": 11}).encode())
