@@ -12,12 +12,14 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import yaml
 
 from jobs.checks import CHECKS
 from jobs.config import JobConfig, config_from
 from jobs.ledger import Ledger
+from jobs.report_failures import table_batches
 from jobs.report_numbers import Voices
 from jobs.report_rows import index_frames
 from jobs.report_words import count, length, percent, plain, some
@@ -36,10 +38,10 @@ log = logging.getLogger(__name__)
 
 
 def write_card(ledger: Ledger, summary: Summary) -> None:
-    """Writes the card of a job whose index is there, unless somebody else's is in its place.
+    """Writes the card of a job whose tables are there, unless somebody else's is in its place.
 
     Raises:
-        StorageError: the index is gone or damaged, or the card cannot be written.
+        StorageError: a table is gone or damaged, or the card cannot be written.
     """
     if not _may_write(ledger.folder):
         log.info("%s is not as s3gen wrote it, and is left as it is", ledger.folder.path(CARD))
@@ -47,9 +49,20 @@ def write_card(ledger: Ledger, summary: Summary) -> None:
     voices = Voices()
     for frame in index_frames(ledger.folder, ("voice_id", "samples", "rms_db", "problems")):
         voices.add(frame)
-    reseeded = int((ledger.plan.reseeded > 0).sum())
-    text = card(ledger.job, summary, voices, reseeded).encode("utf-8", "backslashreplace")
+    text = card(ledger.job, summary, voices, _made_with_other_seeds(ledger)).encode("utf-8", "backslashreplace")
     ledger.folder.put(CARD, text + _mark(text))
+
+
+def _made_with_other_seeds(ledger: Ledger) -> int:
+    """Rows of the data that were made with another seed than the one they first had."""
+    plan = ledger.plan
+    reseeded = plan.with_other_seeds
+    failed = 0
+    if len(reseeded):
+        for table in table_batches(ledger.folder, ("manifest", "row")):
+            numbers = plan.numbers_of(table["manifest"].to_pylist(), table["row"].to_numpy())
+            failed += int(np.isin(numbers, reseeded).sum())
+    return len(reseeded) - failed
 
 
 def _may_write(folder: Folder) -> bool:
@@ -70,7 +83,7 @@ def card(job: Mapping[str, Any], summary: Summary, voices: Voices, reseeded: int
 
     Args:
         job: what ``job.json`` holds.
-        reseeded: rows that failed and were tried again with another seed.
+        reseeded: rows of the data that were made with another seed, since they had failed with the first.
     """
     config = config_from(job["config"])
     name = config.output.rstrip("/").rpartition("/")[2]
@@ -127,7 +140,7 @@ def _origin(job: Mapping[str, Any], config: JobConfig, reseeded: int) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in job["versions"].items())
     steps = "the model's own number of" if engine.n_cfm_timesteps is None else str(engine.n_cfm_timesteps)
     prompt = "whole prompts" if engine.prompt_seconds is None else f"prompts of {engine.prompt_seconds:g} s at most"
-    again = f"; tried again with another one, since they had failed: {some(reseeded, 'row')}" if reseeded else ""
+    again = f"; with another one, since they had failed with it: {some(reseeded, 'row')}" if reseeded else ""
     fade = "with a start fade of 40 ms" if config.start_fade else "without a start fade"
     return (
         "## How it was made\n\n"

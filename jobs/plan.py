@@ -161,6 +161,17 @@ class Plan:
         return np.where(begins < 0, -1, begins + rows)
 
     @property
+    def taken_up(self) -> Ints:
+        """(R,) the numbers of all rows that are tried again, ascending, each once."""
+        return self._last_places[0]
+
+    @property
+    def with_other_seeds(self) -> Ints:
+        """(R,) the numbers of the rows whose last try is with another seed than their first, ascending."""
+        taken, places = self._last_places
+        return taken[self.reseeded[places] > 0]
+
+    @property
     def ranges(self) -> int:
         """How many ranges of ``RANGE_SHARDS`` shards there are; the last one may have fewer."""
         return -(-len(self) // RANGE_SHARDS)

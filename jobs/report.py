@@ -93,7 +93,7 @@ def read(ledger: Ledger, options: Options | None) -> Material:
         job=ledger.job,
         files=len(ledger.plan.manifest.files) - len(ledger.rounds),
         rounds=len(ledger.rounds),
-        tried_again=len(ledger.plan.again),
+        tried_again=len(ledger.plan.taken_up),
         status=now,
         duplicates=0 if summary is None else summary.duplicates,
         numbers=numbers,

@@ -19,7 +19,7 @@ from jobs.tables import remaining
 
 EXAMPLES = 3  # of each reason
 BATCH_ROWS = 8_192
-COLUMNS = ["id", "voice_id", "error", "message"]
+COLUMNS = ("id", "voice_id", "error", "message")
 
 Example = tuple[str, str, str]  # id, voice id, message
 
@@ -52,7 +52,7 @@ class Failures:
         return sorted(self.rows.items(), key=lambda item: (-item[1], item[0]))
 
 
-def table_batches(folder: Folder) -> Iterator[pa.Table]:
+def table_batches(folder: Folder, columns: Sequence[str] = COLUMNS) -> Iterator[pa.Table]:
     """The failures of a finished job.
 
     Raises:
@@ -60,8 +60,8 @@ def table_batches(folder: Folder) -> Iterator[pa.Table]:
     """
     try:
         with folder.open(FAILURES) as file:
-            batches = pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS, columns=COLUMNS, use_threads=False)
-            for batch in batches:
+            parquet = pq.ParquetFile(file)
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=list(columns), use_threads=False):
                 yield pa.Table.from_batches([batch])
     except FileNotFoundError:
         raise StorageError(f"{folder.path(FAILURES)} is missing; s3gen verify tells what else is") from None

@@ -51,7 +51,7 @@ class Material:
     job: dict[str, Any]
     files: int  # of the manifest
     rounds: int  # in which rows that had failed were tried again
-    tried_again: int  # these rows
+    tried_again: int  # these rows, each once, however often
     status: Status
     duplicates: int
     numbers: Numbers
