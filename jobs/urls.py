@@ -10,8 +10,10 @@ from urllib.parse import parse_qsl, urlsplit
 
 from jobs.errors import InputError
 
-SECRET_QUERY = frozenset(
-    {"x-amz-signature", "x-amz-credential", "x-amz-security-token", "awsaccesskeyid", "signature", "sig"}
+# Names, in the query of a URL, of what gives whoever has it access: signatures of the stores, tokens, passwords.
+SECRET_QUERY = (
+    r"[\w.-]*(?:signature|credentials?|token|secret|password|passwd|access[_-]?key(?:[_-]?id)?|api[_-]?key)"
+    r"|sig|policy|key-pair-id|googleaccessid"
 )
 
 Options = Mapping[str, Any]
@@ -60,7 +62,8 @@ def _refuse_secrets(url: str) -> None:
         raise InputError(f"chained file systems are not supported: {bare}; give the URL of the file itself")
     if "@" in parts.netloc:
         raise InputError(f"the URL {bare} carries credentials; put them into storage_options or the environment")
-    if any(key.lower() in SECRET_QUERY for key, _ in parse_qsl(parts.query)):
+    given = parse_qsl(parts.query.replace(";", "&")) + parse_qsl(parts.fragment)
+    if any(re.fullmatch(SECRET_QUERY, key, re.IGNORECASE) for key, _ in given):
         raise InputError(f"the URL {bare} is a signed one, which would be stored; give a plain URL and storage_options")
 
 

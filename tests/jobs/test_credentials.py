@@ -42,6 +42,12 @@ def test_a_secret_of_the_environment_is_left_out(name: str, monkeypatch: pytest.
             "GET https://b.s3.amazonaws.com/m?X-Amz-Credential=hunter22&partNumber=1&X-Amz-Signature=hunter22",
             "https://b.s3.amazonaws.com/m?X-Amz-Credential=***&partNumber=1&X-Amz-Signature=***",
         ),
+        (
+            "GET https://storage.googleapis.com/b/m?X-Goog-Credential=hunter22&alt=media&X-Goog-Signature=hunter22",
+            "/b/m?X-Goog-Credential=***&alt=media&X-Goog-Signature=***",
+        ),
+        ("https://host/m?access_token=hunter22#token=hunter22", "/m?access_token=***"),
+        ("https://d1.cloudfront.net/m?Policy=hunter22&Key-Pair-Id=hunter22", "/m?Policy=***&Key-Pair-Id=***"),
         ("https://x.blob.core.windows.net/c/b?sv=2022&sig=hunter22", "sv=2022&sig=***"),
         (
             "'Authorization': b'AWS4-HMAC-SHA256 Credential=hunter22/20261123/s3, Signature=hunter22'",

@@ -394,6 +394,16 @@ def test_a_wrong_storage_option_is_bad_input_by_its_name(s3: str) -> None:
     [
         ("https://me:hunter22@host/m.parquet", "carries credentials"),
         ("https://b.s3.amazonaws.com/m?X-Amz-Signature=hunter22", "signed one"),
+        ("https://storage.googleapis.com/b/m?X-Goog-Algorithm=a&X-Goog-Signature=hunter22", "signed one"),
+        ("https://storage.googleapis.com/b/m?GoogleAccessId=hunter22", "signed one"),
+        ("https://d1.cloudfront.net/m?Key-Pair-Id=hunter22", "signed one"),
+        ("https://d1.cloudfront.net/m?Policy=hunter22", "signed one"),
+        ("https://b.oss-cn-x.aliyuncs.com/m?x-oss-signature=hunter22", "signed one"),
+        ("https://host/m?download=1&token=hunter22", "signed one"),
+        ("https://host/m?download=1;Access_Token=hunter22", "signed one"),
+        ("https://host/m?%74oken=hunter22", "signed one"),
+        ("https://host/m?api_key=hunter22", "signed one"),
+        ("https://host/m#access_token=hunter22", "signed one"),
         ("simplecache::s3://bucket/m.parquet", "chained"),
         ("s3://me:hunter22@℀/m", "malformed"),
         ("http://[::1/hunter22", "malformed"),
@@ -404,6 +414,11 @@ def test_a_url_that_would_store_a_secret_is_refused(url: str, message: str) -> N
     with pytest.raises(InputError, match=message) as caught:
         absolute_url(url)
     assert "hunter22" not in str(caught.value)
+
+
+def test_a_plain_query_or_a_glob_passes_for_a_secret() -> None:
+    for url in ("https://host/m.parquet?download=true&max_tokens=3", "s3://bucket/token-?.parquet", "s3://b/sig=1/m"):
+        assert absolute_url(url) == url
 
 
 @pytest.mark.parametrize("text", ["/tmp/a\0b", "~\0", "s3://bucket/\udcff"])
