@@ -5,7 +5,8 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from types import NoneType
+from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
@@ -87,12 +88,16 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:
             yield f"{key}: this key is required{f', such as {key}: {EXAMPLES[key]}' if key in EXAMPLES else ''}"
             continue
         refused = "" if key.split(".")[0] in SECRET_KEYS else f"{shown(items[0]['input'])} is refused: "
-        wanted = " or ".join(dict.fromkeys(_reason(item).removeprefix("give ") for item in items))
+        reasons = [_reason(item).removeprefix("give ") for item in items]
+        wanted = " or ".join(dict.fromkeys([*reasons, *_nothing(key, kind)]))
         yield f"{key}: {refused}give {wanted}{_meant(items)}{_below(key, items[0], kind)}"
 
 
-# What else the dtypes are called, where it looks too little like the name.
-OTHER_NAMES = {"fp32": "float32", "float": "float32", "float64": "float32", "fp16": "float16", "half": "float16"}
+# What else dtypes and devices are called, where it looks too little like the name.
+OTHER_NAMES = {
+    **{"fp32": "float32", "float": "float32", "float64": "float32", "fp16": "float16", "half": "float16"},
+    "gpu": "cuda",
+}
 
 
 def _meant(items: Sequence[ErrorDetails]) -> str:
@@ -100,8 +105,9 @@ def _meant(items: Sequence[ErrorDetails]) -> str:
     for item in items:
         if item["type"] == "literal_error" and isinstance(item["input"], str):
             choices = re.findall(r"'([^']*)'", str(item["ctx"]["expected"]))
-            other = OTHER_NAMES.get(item["input"])
-            close = [other] if other in choices else difflib.get_close_matches(item["input"], choices, n=1)
+            given = item["input"].lower()
+            other = OTHER_NAMES.get(given)
+            close = [other] if other in choices else difflib.get_close_matches(given, choices, n=1)
             if close:
                 return f"; did you mean {close[0]}?"
     return ""
@@ -118,6 +124,15 @@ def _key_of(loc: tuple[int | str, ...], kind: type[BaseModel]) -> str:
         inner = section.model_fields[str(part)].annotation
         section = inner if isinstance(inner, type) and issubclass(inner, BaseModel) else None
     return ".".join(names)
+
+
+def _nothing(key: str, kind: type[BaseModel]) -> list[str]:
+    """How a key that may be without a value says so."""
+    section: Any = kind
+    *parents, name = key.split(".")
+    for parent in parents:
+        section = section.model_fields[parent].annotation
+    return ["null"] if NoneType in get_args(section.model_fields[name].annotation) else []
 
 
 def _below(key: str, item: ErrorDetails, kind: type[BaseModel]) -> str:
