@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.urls import SECRET_QUERY, Options
+from jobs.urls import GIVING_ACCESS, Options
 
 PUBLIC_OPTIONS = frozenset(
     {"endpoint_url", "region_name", "anon", "requester_pays", "use_ssl", "profile"}
@@ -17,7 +17,7 @@ SHORTEST = 4  # characters: shorter texts stand in too many words
 _SECRET_VARIABLE = re.compile(r"SECRET|TOKEN|PASSWORD|CREDENTIAL|CONNECTION_STRING|KEY(_ID)?$")
 _SHORTEST_VARIABLE = 8  # their names promise less than those of options do
 _IN_TEXT = (
-    re.compile(rf"(?i)([?&;#\s](?:{SECRET_QUERY})=)[^&;\s\"'<>]+"),
+    re.compile(rf"(?i)([?&;#\s](?:{GIVING_ACCESS})=)[^&;\s\"'<>]+"),
     re.compile(r"((?:Credential|Signature)=)[^,&\s\"'<>]+"),  # of an Authorization header
     re.compile(r"(?i)(x-amz-security-token['\"]?\s*:\s*b?['\"]?)[^\s,'\"}]+"),
     re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^/\s\"'@]+(?=@)"),

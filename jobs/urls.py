@@ -11,7 +11,7 @@ from urllib.parse import parse_qsl, urlsplit
 from jobs.errors import InputError
 
 # Names, in the query of a URL, of what gives whoever has it access: signatures of the stores, tokens, passwords.
-SECRET_QUERY = (
+GIVING_ACCESS = (
     r"[\w.-]*(?:signature|credentials?|token|secret|password|passwd|access[_-]?key(?:[_-]?id)?|api[_-]?key)"
     r"|sig|policy|key-pair-id|googleaccessid"
 )
@@ -63,7 +63,7 @@ def _refuse_secrets(url: str) -> None:
     if "@" in parts.netloc:
         raise InputError(f"the URL {bare} carries credentials; put them into storage_options or the environment")
     given = parse_qsl(parts.query.replace(";", "&")) + parse_qsl(parts.fragment)
-    if any(re.fullmatch(SECRET_QUERY, key, re.IGNORECASE) for key, _ in given):
+    if any(re.fullmatch(GIVING_ACCESS, key, re.IGNORECASE) for key, _ in given):
         raise InputError(f"the URL {bare} is a signed one, which would be stored; give a plain URL and storage_options")
 
 
