@@ -9,7 +9,8 @@ holds a few numbers of each range and partition.
 2. A partition of all ids: finds those that occur again, and where (see ``duplicates``).
 3. A range that has some of those: writes its part of the list of them.
 4. A table: its parts become one file. An index of more than ``SINGLE_FILE_ROWS`` rows stays a folder of parts.
-5. The card of a job of speech, which counts what is in the index.
+5. The card of a job of speech, which counts what is in the index; one that cannot be written for any reason but the
+   store's is left out.
 
 A job that has taken up rows again comes to another end (see ``rounds``). Then all of this is done once more, over all
 shards: the index gets the rows that were made, and of the failures those stay that were not taken up.
@@ -24,6 +25,7 @@ it replaces a table, and its other files have names of their own.
 
 from __future__ import annotations
 
+import logging
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -37,7 +39,7 @@ import pyarrow as pa
 from jobs import duplicates
 from jobs.card import CARD, write_card
 from jobs.duplicates import ENTRY, PLACE, Grouped, Slice
-from jobs.errors import StorageError
+from jobs.errors import StorageError, StorageUnknown
 from jobs.layout import DUPLICATES, FAILURES, FINISH, INDEX, finish_prefix
 from jobs.ledger import Ledger
 from jobs.parts import READ_GROUP_ROWS, ROW_GROUP_ROWS, Part, read_parts, read_shards, write_table
@@ -49,6 +51,8 @@ from jobs.tally import Summary, Tally
 from jobs.urls import Options
 
 SINGLE_FILE_ROWS = 10_000_000  # of an index that is one file
+
+log = logging.getLogger(__name__)
 
 
 # --- tasks and their reports ------------------------------------------------------------------------------------------
@@ -162,7 +166,7 @@ class Finisher:
                 case Join():
                     return self._join(task, scratch)
                 case Describe():
-                    write_card(self._ledger, task.summary)
+                    self._describe(task.summary)
                     return None
 
     def _gather(self, number: int, scratch: Path) -> Gathered:
@@ -230,6 +234,17 @@ class Finisher:
         folder, name = self._ledger.public_index if task.table == INDEX else (self._folder, task.table)
         tables = {INDEX: self._tables.index, FAILURES: self._tables.failures, DUPLICATES: self._tables.duplicates}
         return self._upload(folder, name, tables[task.table], read_parts(self._folder, task.parts), scratch)
+
+    def _describe(self, summary: Summary) -> None:
+        """Writes the card, if it can be: what is made is finished without one."""
+        try:
+            write_card(self._ledger, summary)
+        except (StorageError, StorageUnknown):
+            raise  # the tables are read for it
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("%s is not written, which changes nothing else: %s", self._folder.path(CARD), reason)
+            log.debug("where this came from:", exc_info=True)
 
     def _index_part(self, number: int) -> tuple[Folder, str]:
         """Where a range's part of the index goes: to its place, where that is a folder of parts."""

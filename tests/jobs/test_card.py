@@ -6,11 +6,13 @@ import logging
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import yaml
 
 from jobs.card import CARD, card, write_card
+from jobs.errors import InputError, StorageUnknown
 from jobs.finish import finalise
 from jobs.ledger import Ledger
 from jobs.report_numbers import Voices
@@ -97,6 +99,26 @@ def test_hostile_names_are_marked_up(job: tuple[Ledger, Summary]) -> None:
     text = read(ledger)[1]
     assert "<script" not in re.sub(r"\\[^\w\s]", "", text)
     assert "\\<script\\>" in text
+
+
+def test_a_card_that_cannot_be_written_keeps_a_job_from_its_end(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ledger = made_job.start(str(tmp_path / "out"), made_job.write_manifest(tmp_path / "in" / "manifest.parquet"))
+    made_job.make_all(ledger)
+
+    def failing(error: Exception) -> None:
+        monkeypatch.setattr("jobs.card.card", Mock(side_effect=error))
+
+    failing(StorageUnknown("the store does not answer"))
+    with pytest.raises(StorageUnknown):
+        finalise(ledger)
+    assert ledger.summary() is None
+    failing(InputError("seed: was -1"))
+    assert finalise(ledger).rows_done == 12
+    assert ledger.summary() is not None
+    assert not ledger.folder.exists(CARD)
+    assert "README.md is not written, which changes nothing else: InputError: seed: was -1" in caplog.text
 
 
 @pytest.mark.parametrize(
