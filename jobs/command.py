@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 FINISHED, UNFINISHED, BAD_INPUT, REPORTED = 0, 1, 2, 3
 SHOWN_ITEMS = 20  # of a long list
+# An environment variable: the submitter's own `s3gen plan`, for the end of a trial that knows only what was packed.
+PLAN_COMMAND = "S3GEN_PLAN"
 
 Command = Callable[..., Any]
 

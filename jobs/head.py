@@ -10,7 +10,8 @@ import socket
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from ray.exceptions import AuthenticationError, RayError
+from ray import exceptions
+from ray.exceptions import RayError
 from ray.job_submission import JobSubmissionClient
 
 from jobs.errors import InputError
@@ -27,6 +28,8 @@ CHATTY = (
     "ray._private.runtime_env.working_dir",
 )
 EXAMPLE = "http://HEAD:8265"
+# Before tokens came, Ray had no such class; an empty tuple catches nothing.
+AuthenticationError = getattr(exceptions, "AuthenticationError", ())
 
 
 def connect(address: str) -> JobSubmissionClient:

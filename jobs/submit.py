@@ -13,8 +13,8 @@ import secrets
 import shlex
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,7 @@ ENVIRONMENT = {"RAY_JOB_STOP_WAIT_TIME_S": "30"}
 LEFT_HERE = [".git", ".venv"]  # of a working directory, beside what its .gitignore names
 EXIT_CODES = (0, 1, 2, 3)  # of `s3gen synth`
 NO_SUCH_COMMAND = 127  # of the shell that starts it
+POLL_SECONDS = 5.0  # between two looks at a whole log, where it cannot be followed
 QUIET_SECONDS = 60.0  # without a line of the log: time to ask whether the job is still there
 PATIENCE_SECONDS = 300.0  # with a head that no longer answers
 SHOWN_REASON = 2_000  # characters
@@ -50,6 +51,7 @@ class SubmitOrder:
         limit: of ``s3gen synth --limit``.
         working_dir: a folder whose content travels along, such as a clone of this project.
         storage_options: absolute path of a file with storage options, on the machines of the cluster.
+        environment: of the command on the cluster, beside what it needs in any case.
     """
 
     config: JobConfig
@@ -57,6 +59,7 @@ class SubmitOrder:
     limit: int | None = None
     working_dir: str | None = None
     storage_options: str | None = None
+    environment: Mapping[str, str] = field(default_factory=dict)
 
 
 def submit(order: SubmitOrder) -> Submitted:
@@ -64,22 +67,17 @@ def submit(order: SubmitOrder) -> Submitted:
 
     Raises:
         InputError: there is no such cluster, or it refuses the job; nothing runs.
+        Unfinished: interrupted; the cluster may have the job.
     """
     _refuse_secrets(order)
     entrypoint, output = _entrypoint(order), _output(order)
     job_id = f"s3gen-{secrets.token_hex(6)}"
     with tempfile.TemporaryDirectory(prefix="s3gen-submit-") as folder:
         pack(order, Path(folder))
-        client = connect(order.address)
-        try:
-            client.submit_job(
-                entrypoint=entrypoint,
-                submission_id=job_id,
-                runtime_env={"working_dir": folder, "excludes": LEFT_HERE, "env_vars": ENVIRONMENT},
-            )
-        except (*Failed, ValueError) as error:
-            raise InputError(f"--address {order.address}: the cluster did not take the job: {error}") from None
-    return Submitted(client, job_id, order.address, output)
+        sent = Submitted(connect(order.address), job_id, order.address, output)
+        variables = {**ENVIRONMENT, **order.environment}
+        sent.send(entrypoint, {"working_dir": folder, "excludes": LEFT_HERE, "env_vars": variables})
+    return sent
 
 
 def pack(order: SubmitOrder, folder: Path) -> None:
@@ -123,7 +121,7 @@ def _refuse_secrets(order: SubmitOrder) -> None:
 def _output(order: SubmitOrder) -> str:
     if order.limit is None:
         return order.config.output
-    from jobs.runs import trial_output  # with it comes torch, for seconds
+    from jobs.trial import trial_output
 
     return trial_output(order.config.output, order.limit)
 
@@ -138,7 +136,7 @@ def _entrypoint(order: SubmitOrder) -> str:
 
 
 class Submitted:
-    """A job that a cluster has taken.
+    """A job that a cluster takes, or has taken.
 
     Attributes:
         id: of the submission, as ``ray job`` knows it.
@@ -146,6 +144,30 @@ class Submitted:
 
     def __init__(self, client: JobSubmissionClient, job_id: str, address: str, output: str) -> None:
         self._client, self.id, self._address, self._output = client, job_id, address, output
+
+    def send(self, entrypoint: str, environment: dict[str, Any]) -> None:
+        """Uploads the package and starts the job.
+
+        Raises:
+            InputError: the cluster refuses it.
+            Unfinished: interrupted; the cluster may have it.
+        """
+        try:
+            self._client.submit_job(entrypoint=entrypoint, submission_id=self.id, runtime_env=environment)
+        except KeyboardInterrupt:
+            raise Unfinished(
+                f"interrupted before the cluster had answered; it may run {self.id} all the same\n{self.hints()}"
+            ) from None
+        except (*Failed, ValueError) as error:
+            if not self._is_there():  # it may have been the answer that was lost
+                raise InputError(f"--address {self._address}: the cluster did not take the job: {error}") from None
+
+    def _is_there(self) -> bool:
+        try:
+            self._client.get_job_info(self.id)
+        except Failed:
+            return False
+        return True
 
     def hints(self) -> str:
         """How to see, follow and stop it from elsewhere."""
@@ -177,20 +199,41 @@ class Submitted:
         log = _Log(write)
         lost_at: float | None = None
         while True:
+            is_tailed = self._is_tailed(log)
             try:
-                asyncio.run(self._tail(log))
                 info = self._client.get_job_info(self.id)
-                lost_at = None
-                if info.status.is_terminal():
-                    log.add(self._client.get_job_logs(self.id))
-                    return info
             except Failed as error:
                 lost_at = lost_at or time.monotonic()
                 if time.monotonic() - lost_at > PATIENCE_SECONDS:
                     raise Unfinished(
                         f"{self._address} does not answer any more ({error}); {self.id} may be going on\n{self.hints()}"
                     ) from None
-            time.sleep(1.0)
+            else:
+                lost_at = None
+                if info.status.is_terminal():
+                    self._read(log, "the rest of the log cannot be read: {}\n")
+                    return info
+                if not is_tailed:
+                    self._read(log)
+            time.sleep(1.0 if is_tailed else POLL_SECONDS)
+
+    def _is_tailed(self, log: _Log) -> bool:
+        """Hands on the log as it grows; whether that ended in order. Some proxies let no web socket pass."""
+        try:
+            asyncio.run(self._tail(log))
+        except Failed:
+            return False
+        return True
+
+    def _read(self, log: _Log, complaint: str = "") -> None:
+        """Hands on what is new in the whole log, which the head may no longer have: its machine may be gone."""
+        try:
+            text = self._client.get_job_logs(self.id)
+        except Failed as error:
+            if complaint:
+                log.say(complaint.format(error))
+        else:
+            log.add(text)
 
     async def _tail(self, log: _Log) -> None:
         """The log as it grows, until the head ends it or the job is over."""
@@ -243,13 +286,17 @@ class _Log:
         self._read += len(text)
         new = self._read - self._shown
         if new > 0:
-            try:
-                self._write(text[-new:])
-            except OSError as error:  # not to be taken for the head's
-                raise _Unseen from error
+            self.say(text[-new:])
             self._shown = self._read
 
     def add(self, text: str) -> None:
         """The whole of it."""
         self.rewind()
         self.append(text)
+
+    def say(self, text: str) -> None:
+        """Something that is no part of it."""
+        try:
+            self._write(text)
+        except OSError as error:  # not to be taken for the head's
+            raise _Unseen from error

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from jobs.command import PLAN_COMMAND
 from jobs.config import JobConfig, load_config
 from jobs.head import connect
 from jobs.submit import SubmitOrder, Submitted, submit
@@ -16,6 +17,7 @@ from s3gen import S3GenModel
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
 
 SECRET = "wJalrXUtnFEMI-K7MDENG"
+PLAN = "s3gen plan my_job.yaml --set workers=2"
 
 
 @pytest.fixture(name="table")
@@ -51,7 +53,8 @@ def test_exit_code_is_lost_on_the_way_or_a_credential_is_not(
 
     def sent(wanted: int) -> Submitted:
         config = configured(tmp_path / str(wanted), table, jobs[wanted])
-        return submit(SubmitOrder(config=config, address=ray_head, working_dir=str(code)))
+        trial: dict[str, Any] = {"limit": 2, "environment": {PLAN_COMMAND: PLAN}} if wanted == 3 else {}
+        return submit(SubmitOrder(config=config, address=ray_head, working_dir=str(code), **trial))
 
     def followed(submitted: Submitted) -> tuple[int, str, str]:
         shown: list[str] = []
@@ -63,8 +66,9 @@ def test_exit_code_is_lost_on_the_way_or_a_credential_is_not(
     assert {wanted: code for wanted, (code, _, _) in results.items()} == {2: 2, 3: 3}, results
     assert "error: " in results[2][1]
     assert "failed: 1 row" in results[3][1]
-    assert (tmp_path / "3/out/failures.parquet").exists()
-    assert json.loads((tmp_path / "3/out/job.json").read_text())["config"]["ray_address"] == "auto"
+    assert f"what the whole job would take: {PLAN} --speed " in results[3][1], "the packed file is named"
+    assert (tmp_path / "3/out-trial-2/failures.parquet").exists()
+    assert json.loads((tmp_path / "3/out-trial-2/job.json").read_text())["config"]["ray_address"] == "auto"
     assert_no_secret(ray_head, results[3][2])
 
 
@@ -72,4 +76,4 @@ def assert_no_secret(address: str, job_id: str) -> None:
     """In what the dashboard shows of a job."""
     shown = connect(address).get_job_info(job_id)
     assert SECRET not in shown.model_dump_json()
-    assert shown.entrypoint == "s3gen synth job.yaml"
+    assert shown.entrypoint == "s3gen synth job.yaml --limit 2"

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import shlex
 from functools import partial
+from typing import TYPE_CHECKING
 
 import click
 
 from jobs.command import (
     FINISHED,
+    PLAN_COMMAND,
     Context,
     command,
     config_argument,
@@ -17,6 +20,10 @@ from jobs.command import (
     overrides_of,
     set_option,
 )
+
+if TYPE_CHECKING:
+    from jobs.config import JobConfig
+    from jobs.submit import Submitted
 
 
 @click.command()
@@ -67,9 +74,23 @@ def submit(
       2  bad input or configuration, or no cluster that takes it
       3  finished, with rows in the failures table or doubled ids
     """
-    from jobs.config import load_config
-    from jobs.submit import SubmitOrder, local_paths
+    from jobs.submit import SubmitOrder
     from jobs.submit import submit as send
+
+    job = _checked(config, changes, manifest, storage_options)
+    plan = {} if limit is None else {PLAN_COMMAND: _plan_command(config, changes, manifest)}
+    sent = send(
+        SubmitOrder(
+            config=job, address=address, limit=limit, working_dir=working_dir, storage_options=storage_options,
+            environment=plan,
+        )
+    )  # fmt: skip
+    return _leave(sent) if no_wait else _follow(sent, address)
+
+
+def _checked(config: str, changes: tuple[str, ...], manifest: str | None, storage_options: str | None) -> JobConfig:
+    from jobs.config import load_config
+    from jobs.submit import local_paths
 
     # A file of the cluster's goes before whatever the configuration names.
     instead = [] if storage_options is None else ["storage_options={}"]
@@ -77,12 +98,27 @@ def submit(
     local = local_paths(job)
     if local:
         click.echo(f"local paths, which every machine of the cluster has to have: {', '.join(local)}", err=True)
-    sent = send(
-        SubmitOrder(config=job, address=address, limit=limit, working_dir=working_dir, storage_options=storage_options)
-    )
-    if no_wait:
-        click.echo(sent.id)
-        click.echo(sent.hints(), err=True)
-        return FINISHED
+    return job
+
+
+def _plan_command(config: str, changes: tuple[str, ...], manifest: str | None) -> str:
+    """What a trial on the cluster ends with: the command here, of which nothing is a secret."""
+    from jobs.refusals import SECRET_KEYS
+
+    words = ["s3gen", "plan", config]
+    # Of several values for a key the last was checked.
+    for key, change in {change.partition("=")[0].strip(): change for change in changes}.items():
+        if key.partition(".")[0] not in SECRET_KEYS:
+            words += ["--set", change]
+    return shlex.join(words if manifest is None else [*words, "--manifest", manifest])
+
+
+def _leave(sent: Submitted) -> int:
+    click.echo(sent.id)
+    click.echo(sent.hints(), err=True)
+    return FINISHED
+
+
+def _follow(sent: Submitted, address: str) -> int:
     click.echo(f"{sent.id} runs on {address}; Ctrl-C leaves it running", err=True)
     return sent.follow(partial(click.echo, nl=False))

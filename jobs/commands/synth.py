@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from typing import TYPE_CHECKING
 
 import click
 
-from jobs.command import (
-    Context,
-    command,
-    config_argument,
-    limit_option,
-    manifest_option,
-    options_of,
-    overrides_of,
-    set_option,
-    storage_option,
-)
+from jobs.command import PLAN_COMMAND, Context, command
+from jobs.given import Given, job_options
 from jobs.progress import clock_time, listed
 
 if TYPE_CHECKING:
@@ -26,20 +18,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@config_argument
-@set_option
-@manifest_option
-@limit_option
-@storage_option
+@job_options
 @command
-def synth(
-    context: Context,
-    config: str,
-    changes: tuple[str, ...],
-    manifest: str | None,
-    limit: int | None,
-    storage_options: str | None,
-) -> int:
+def synth(context: Context, given: Given) -> int:
     """Make a job's speech; again, go on with it.
 
     CONFIG is a YAML file; configs/local.yaml explains every key. A run on an output that is begun goes on with it, and
@@ -62,21 +43,21 @@ def synth(
       2  bad input or configuration, or a refused change: nothing was started or written
       3  finished, with rows in failures.parquet or doubled ids
     """
-    from jobs.config import load_config
     from jobs.runs import synth as run
-    from jobs.runs import trial_output
+    from jobs.trial import trial_output
 
-    job = load_config(config, overrides_of(changes, manifest), storage_options=options_of(storage_options))
-    if limit is not None:
-        click.echo(f"a trial of the first {limit} rows, in {trial_output(job.output, limit)}", err=True)
-    outcome = run(job, limit, context.console)
+    job = given.load()
+    if given.limit is not None:
+        click.echo(f"a trial of the first {given.limit} rows, in {trial_output(job.output, given.limit)}", err=True)
+    outcome = run(job, given.limit, context.console)
     code = print_outcome(outcome)
-    if limit is not None:
-        _print_trial(job, outcome, config)
+    if given.limit is not None:
+        _print_trial(job, outcome, given)
     return code
 
 
-def _print_trial(job: JobConfig, outcome: Outcome, config: str) -> None:
+def _print_trial(job: JobConfig, outcome: Outcome, given: Given) -> None:
+    from jobs.estimate import uses_gpus
     from jobs.trial import trial_of
 
     found = trial_of(job, outcome.output)
@@ -86,8 +67,14 @@ def _print_trial(job: JobConfig, outcome: Outcome, config: str) -> None:
         f"the trial's speed: {found.speed:.3g} x real time of one {found.unit}, over {found.seconds:.0f} s of work"
         f"{'; that is short, and the whole job, in fuller batches, may be faster' if found.is_short else ''}"
     )
-    click.echo(f"to hear it: s3gen report {shlex.quote(outcome.output)}")
-    click.echo(f"what the whole job would take: s3gen plan {shlex.quote(config)} --speed {found.speed:.3g}")
+    click.echo(f"to hear it: {shlex.join(['s3gen', 'report', outcome.output, *given.options()])}")
+    speed = ["--speed", f"{found.speed:.3g}"]
+    if found.unit == "worker" and uses_gpus(job):
+        # A plan does not ask a cluster and would take the speed for a GPU's.
+        speed += ["--set", "engine.device=cpu"]
+    # What was packed is not what was submitted.
+    plan = os.environ.get(PLAN_COMMAND)
+    click.echo(f"what the whole job would take: {f'{plan} {shlex.join(speed)}' if plan else given.again('plan', *speed)}")
 
 
 def print_outcome(outcome: Outcome) -> int:

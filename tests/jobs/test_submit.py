@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import json
+import os
+import shlex
+import signal
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
@@ -12,9 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray.exceptions
 from ray.job_submission import JobStatus
 
+from jobs import head
 from jobs import submit as room
+from jobs.command import PLAN_COMMAND
 from jobs.config import load_config
 from jobs.errors import InputError, JobError, Unfinished
 from jobs.head import connect
@@ -94,6 +101,40 @@ def test_missing_working_directory_gives_a_traceback(job: Callable[..., Path], t
         submit(order(job(), working_dir=str(tmp_path / "none")))
 
 
+class Dashboard:
+    """A head that has what is sent to it; what happens while it answers is up to ``then``."""
+
+    def __init__(self, then: Callable[[], None] = lambda: None) -> None:
+        self._then, self.sent = then, dict[str, Any]()
+
+    def submit_job(self, **sent: Any) -> None:
+        self.sent = sent
+        self._then()
+
+    def get_job_info(self, job_id: str) -> object:
+        if job_id != self.sent.get("submission_id"):
+            raise RuntimeError("404")
+        return object()
+
+
+def test_trial_on_a_cluster_ends_with_the_name_of_the_packed_file(
+    job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashboard, config = Dashboard(), job(manifest="another.parquet")
+    monkeypatch.setattr(room, "connect", lambda address: dashboard)
+    secret = f"storage_options={{secret: {SECRET}}}"
+    earlier = [f"--set=output=s3://{SECRET}@b/c", "--set=workers=2", "--set=output=my speech"]
+    given = [*earlier, f"--set={secret}", f"--set= {secret}", "--storage-options=/etc/options", "--manifest=m.parquet"]
+    sent = ["submit", config, "--address", "http://h:8265", "--no-wait", *given]
+    assert cli(*sent, "--limit", "2").exit_code == 0
+    plan = dashboard.sent["runtime_env"]["env_vars"][PLAN_COMMAND]
+    options = ["--set", "output=my speech", "--set", "workers=2", "--manifest", "m.parquet"]
+    assert shlex.split(plan) == ["s3gen", "plan", str(config), *options]
+    assert SECRET not in json.dumps(dashboard.sent)
+    assert cli(*sent).exit_code == 0
+    assert PLAN_COMMAND not in dashboard.sent["runtime_env"]["env_vars"]
+
+
 # --- the head ---------------------------------------------------------------------------------------------------------
 
 
@@ -143,6 +184,43 @@ def test_cluster_that_asks_for_a_token_gives_a_traceback(guarded: str) -> None:
         connect(guarded)
 
 
+def test_ray_that_knows_of_no_tokens_cannot_be_used(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(ray.exceptions, "AuthenticationError")
+    spec = importlib.util.spec_from_file_location("head_on_an_older_ray", head.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    older = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(older)
+    with pytest.raises(InputError, match="what answers there takes no jobs"):
+        older.connect(guarded)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_job_is_sent_by_a_command_that_was_interrupted_and_nobody_knows_its_name(
+    number: signal.Signals, job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashboard = Dashboard(lambda: os.kill(os.getpid(), number))
+    monkeypatch.setattr(room, "connect", lambda address: dashboard)
+    result = cli("submit", job(), "--address", "http://h:8265")
+    assert result.exit_code == 1
+    assert f"ray job stop --address http://h:8265 {dashboard.sent['submission_id']}" in result.output
+
+
+def _lose_the_answer() -> None:
+    raise ConnectionError("reset by peer")
+
+
+def test_job_whose_answer_was_lost_passes_for_one_that_was_refused(
+    job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dashboard = Dashboard(_lose_the_answer)
+    monkeypatch.setattr(room, "connect", lambda address: dashboard)
+    assert submit(order(job())).id == dashboard.sent["submission_id"]
+    monkeypatch.setattr(Dashboard, "submit_job", lambda self, **sent: _lose_the_answer())
+    with pytest.raises(InputError, match="did not take the job: reset by peer"):
+        submit(order(job()))
+
+
 def test_proxy_before_a_head_cannot_be_passed(guarded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_JOB_HEADERS", json.dumps({"X-Pass": SECRET}))
     assert connect(guarded).get_address() == guarded
@@ -174,6 +252,7 @@ class FakeClient:
     log: str = "one\ntwo\nthree\n"
     cuts: list[int] = field(default_factory=list)
     lost_for: int = 0  # requests that fail after a cut
+    runs_for: int = 0  # requests that find it running
 
     async def tail_job_logs(self, job_id: str) -> AsyncIterator[str]:
         stop = self.cuts.pop(0) if self.cuts else None
@@ -186,6 +265,9 @@ class FakeClient:
         if self.lost_for:
             self.lost_for -= 1
             raise ConnectionError("no route")
+        if self.runs_for:
+            self.runs_for -= 1
+            return Info(JobStatus.RUNNING, None)
         return self.end
 
     def get_job_logs(self, job_id: str) -> str:
@@ -210,8 +292,32 @@ def test_exit_code_becomes_another(code: int) -> None:
 
 
 def test_lost_connection_ends_the_command_or_shows_lines_twice(hurried: None) -> None:
-    client = FakeClient(Info(JobStatus.SUCCEEDED, 0), cuts=[5, 2, 8], lost_for=1)
+    client = FakeClient(Info(JobStatus.SUCCEEDED, 0), cuts=[5, 2, 8], lost_for=1, runs_for=3)
     assert followed(client) == (0, "one\ntwo\nthree\n")
+    assert not client.cuts
+
+
+def test_where_web_sockets_do_not_pass_nothing_is_seen_of_a_job(hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Plain(FakeClient):
+        asked = 0
+
+        def get_job_logs(self, job_id: str) -> str:
+            self.asked += 1
+            return self.log[: 3 * self.asked] if self.runs_for else self.log
+
+    monkeypatch.setattr(room, "PATIENCE_SECONDS", -1.0)
+    client, shown = Plain(Info(JobStatus.FAILED, 3), cuts=[0] * 10, runs_for=4), list[str]()
+    assert Submitted(client, "s3gen-1", "http://h:8265", "s3://bucket/out").follow(shown.append) == 3  # type: ignore[arg-type]
+    assert shown == ["one", "\ntw", "o\nt", "hree\n"]
+
+
+def test_log_that_is_gone_with_its_machine_keeps_the_end_of_a_job_from_view(hurried: None) -> None:
+    class Gone(FakeClient):
+        def get_job_logs(self, job_id: str) -> str:
+            raise RuntimeError("no agent")
+
+    shown = "one\ntwo\nthe rest of the log cannot be read: no agent\n"
+    assert followed(Gone(Info(JobStatus.FAILED, 1), cuts=[8, 0], runs_for=1)) == (1, shown)
 
 
 def test_end_of_the_log_is_missing_when_the_job_ends_first() -> None:
@@ -225,7 +331,7 @@ def test_end_of_the_log_is_missing_when_the_job_ends_first() -> None:
 def test_head_that_is_gone_is_waited_for_without_end(hurried: None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "PATIENCE_SECONDS", 0.05)
     with pytest.raises(Unfinished, match="ray job logs --address http://h:8265 --follow s3gen-1"):
-        followed(FakeClient(Info(JobStatus.SUCCEEDED, 0), cuts=[1] * 10**6))
+        followed(FakeClient(Info(JobStatus.SUCCEEDED, 0), cuts=[1] * 10**6, lost_for=10**6))
 
 
 def test_silent_head_is_waited_for_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
