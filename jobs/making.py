@@ -95,7 +95,8 @@ def run(trade: Trade, folder: Folder, console: Console, *, retry: bool = False) 
     """Makes what is left of a job, and its end.
 
     Args:
-        retry: then take up the rows again that failed of what another try may mend, once (see `jobs.retry`).
+        retry: then take up the rows again that failed of what another try may mend, once (see `jobs.retry`); a round
+            of this kind that is not finished is this one.
 
     Returns:
         The totals, and how many shards this run has made.
@@ -110,8 +111,13 @@ def run(trade: Trade, folder: Folder, console: Console, *, retry: bool = False) 
         ledger = Ledger.open(folder) if share is None or exists(folder) else trade.begin(folder, share)
         with ledger.lease(on_wait=log.warning) as lease:
             # The run that had the lease before may have begun another round.
-            summary, made = _to_the_end(trade, ledger.reopened(), share, lease, stop, console)
-            again = begin_retry(ledger.reopened()) if retry else None
+            ledger = ledger.reopened()
+            # Else a command that is killed and given again, until it ends, would begin a round each time.
+            under_way = bool(ledger.rounds) and ledger.summary() is None
+            if retry and under_way:
+                log.info("round %d is not finished: this run goes on with it, and begins no other", len(ledger.rounds))
+            summary, made = _to_the_end(trade, ledger, share, lease, stop, console)
+            again = begin_retry(ledger.reopened()) if retry and not under_way else None
             if again is not None:
                 log.info("round %d: %s rows are tried again", len(again.rounds), again.rows_in_round)
                 summary, more = _to_the_end(trade, again, share, lease, stop, console)

@@ -28,6 +28,7 @@ def resume(
     stall_seconds, storage_options, log_level and batch; any other change would be another job. Nothing is done where
     the job is finished, but for --retry-failed: rows that failed of a crash, a hang, too little memory, an error of the
     model or bad audio are tried again, the latter with another seed. Other failures would only repeat themselves.
+    Killed under way and given again, the command goes on with these rows and takes up no others.
 
     \b
     Examples:
@@ -42,9 +43,10 @@ def resume(
       2  no such job, or a refused change: nothing was started or written
       3  finished, with rows in failures.parquet or doubled ids
     """
+    from jobs.retry import mendable
     from jobs.runs import resume as run
 
     outcome = run(output, list(changes), options_of(storage_options), context.console, retry_failed=retry_failed)
-    if retry_failed and not outcome.made_shards:
+    if retry_failed and not outcome.made_shards and not mendable(outcome.summary):
         click.echo("no row is to be tried again: none has failed of what another try may mend")
     return print_outcome(outcome) if outcome.table is None else print_tokens(outcome)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import shutil
 from collections import Counter
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from rich.console import Console
 
+from jobs import making
 from jobs.errors import InputError, LeaseHeld, StorageError
 from jobs.finish import Finisher, Gather, Gathered, Join, finalise
 from jobs.isolation import MAX_GUILTY
@@ -21,10 +25,12 @@ from jobs.layout import ROUNDS
 from jobs.lease import Timing
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest
+from jobs.placement import Share
 from jobs.plan import make_plan
 from jobs.retry import MENDABLE, begin_retry
 from jobs.rows import Row, derived_seed
 from jobs.status import status
+from jobs.stop import Stop
 from jobs.storage import Folder
 from jobs.tally import Summary
 from jobs.verify import verify
@@ -396,6 +402,41 @@ def killing(monkeypatch: pytest.MonkeyPatch, kinds: Collection[str], after: int)
 
     for kind in kinds:
         monkeypatch.setattr(Folder, kind, counted(getattr(Folder, kind)))
+
+
+def test_a_command_that_is_given_again_until_it_ends_begins_a_round_each_time(
+    tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Folder(str(tmp_path / "out"))
+    start(folder.url, manifest)
+    deadly: list[int] = []
+
+    def make_shards(trade: Any, ledger: Ledger, share: Any, done: Collection[int], *rest: Any) -> None:
+        for shard in set(range(len(ledger.plan))) - set(done):
+            if shard in deadly:
+                raise Killed
+            ledger.commit(*made_job.prepare(ledger, shard, trouble=failing(u3="bad_audio")))
+
+    @contextlib.contextmanager
+    def workplace(*_: Any, **__: Any) -> Iterator[tuple[Share, Stop]]:
+        yield making.FINISHER_SHARE, Stop()
+
+    monkeypatch.setattr(making, "_make_shards", make_shards)
+    monkeypatch.setattr(making, "workplace", workplace)
+    trade: Any = SimpleNamespace(config=SimpleNamespace(log_level="info"))
+
+    def state(*dies_at: int) -> tuple[int, bool]:
+        deadly[:] = dies_at
+        with contextlib.suppress(Killed):
+            making.run(trade, folder, Console(quiet=True), retry=True)
+        ledger = Ledger.open(folder)
+        return len(ledger.rounds), ledger.summary() is not None
+
+    assert state(2) == (0, False)  # in the job itself
+    assert state(4) == (1, False)  # in its round
+    assert state(4) == (1, False)
+    assert state() == (1, True)
+    assert state() == (2, True)
 
 
 def test_a_kill_at_any_write_of_a_round_loses_a_row(
