@@ -27,6 +27,7 @@ from jobs.plan import Plan, make_plan
 from jobs.retry import mendable
 from jobs.schedule import Schedule
 from jobs.storage import Folder
+from jobs.trial import trial_output
 from jobs.urls import Options
 from jobs.voices import VoiceTable
 from jobs.worker import Order, fingerprints
@@ -82,11 +83,6 @@ def resume(
     return job.run(folder, console, retry=retry_failed)
 
 
-def trial_output(output: str, limit: int) -> str:
-    """Where `--limit` puts its trial: beside the output, which stays free for the whole job."""
-    return f"{output.rstrip('/')}-trial-{limit}"
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Synthesis:
     """A job of speech, described; a `jobs.making.Trade`.
@@ -129,10 +125,11 @@ class Synthesis:
         """The job in its output, with what a resume shall find as it was here: neither follows from the configuration.
 
         Samples on a CPU depend on the number of threads in their last bits; a batch's rows on each other in theirs.
+        Whether it has GPUs tells what a trial's speed is the speed of.
         """
         batch = {"max_frames": _frame_budget(self.config, share)}
-        job = {**self.frozen, "config": {**self.frozen["config"], "batch": batch}, "threads": share.threads}
-        return Ledger.start(folder, job, self.plan)
+        job = {**self.frozen, "config": {**self.frozen["config"], "batch": batch}}
+        return Ledger.start(folder, {**job, "threads": share.threads, "gpus": share.gpus}, self.plan)
 
     def recipe(self, ledger: Ledger) -> Recipe:
         """See `Trade.recipe`."""

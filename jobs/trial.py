@@ -1,4 +1,4 @@
-"""What a finished trial says of the speed of the whole job."""
+"""A trial of a job's first rows: where it is, and what it says, finished, of the speed of the whole job."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from itertools import islice
 
 from jobs.config import JobConfig
-from jobs.estimate import uses_gpus
 from jobs.ledger import Ledger
 from jobs.records import CommitRecord
 from jobs.storage import Folder
@@ -15,6 +14,11 @@ from jobs.tally import Tally
 
 MOST_RECORDS = 1_000
 LONG_ENOUGH = 60.0  # seconds of work
+
+
+def trial_output(output: str, limit: int) -> str:
+    """Where `--limit` puts its trial: beside the output, which stays free for the whole job."""
+    return f"{output.rstrip('/')}-trial-{limit}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +58,7 @@ def trial_of(config: JobConfig, output: str) -> Trial | None:
     audio = Tally.of(records).audio_seconds
     if not audio or seconds <= 0:
         return None
-    gpus = uses_gpus(config)
+    on_gpus = ledger.job["gpus"] > 0
     # A worker that was alone on its GPU had all of it.
-    share = max(config.gpus_per_worker, 1 / len(by_worker)) if gpus else 1.0
-    return Trial(speed=audio / seconds / share, seconds=seconds, unit="GPU" if gpus else "worker")
+    share = max(config.gpus_per_worker, 1 / len(by_worker)) if on_gpus else 1.0
+    return Trial(speed=audio / seconds / share, seconds=seconds, unit="GPU" if on_gpus else "worker")

@@ -3,54 +3,44 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.command import (
-    FINISHED,
-    Context,
-    command,
-    config_argument,
-    json_option,
-    limit_option,
-    manifest_option,
-    options_of,
-    overrides_of,
-    set_option,
-    storage_option,
-)
+from jobs.command import FINISHED, Context, command, json_option
+from jobs.given import Given, job_options
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
     from jobs.config import JobConfig
     from jobs.estimate import Bill, Estimate
 
-POSITIVE = click.FloatRange(min=0, min_open=True)
+
+class _Finite(click.FloatRange):
+    """Its range lets `nan` pass."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if math.isnan(number):
+            self.fail(f"{value} is not a number", param, ctx)
+        return number
+
+
+# Beyond these a slip is meant, and quotients overflow.
+SPEED = _Finite(min=1e-6, max=1e9)
+PRICE = _Finite(min=0, min_open=True, max=1e9)
 
 
 @click.command()
-@config_argument
-@set_option
-@manifest_option
-@limit_option
-@click.option("--speed", type=POSITIVE, metavar="X", help="Measured x real time of one GPU (without GPUs: one worker).")
+@job_options
+@click.option("--speed", type=SPEED, metavar="X", help="Measured x real time of one GPU (without GPUs: one worker).")
 @click.option("--calibrate", is_flag=True, help="Measure it here, for about a minute.")
-@click.option("--price", type=POSITIVE, metavar="P", help="Of a GPU for an hour, in any currency.")
+@click.option("--price", type=PRICE, metavar="P", help="Of a GPU for an hour, in any currency.")
 @json_option
-@storage_option
 @command
 def plan(
-    context: Context,
-    config: str,
-    changes: tuple[str, ...],
-    manifest: str | None,
-    limit: int | None,
-    speed: float | None,
-    calibrate: bool,
-    price: float | None,
-    as_json: bool,
-    storage_options: str | None,
+    context: Context, given: Given, speed: float | None, calibrate: bool, price: float | None, as_json: bool
 ) -> int:
     """Say what a job would take: rows, hours, disk, GPU-hours, cost. Writes nothing.
 
@@ -70,15 +60,11 @@ def plan(
       1  no row of the sample could be made (--calibrate)
       2  bad input or configuration
     """
-    if speed is not None and calibrate:
-        raise click.UsageError("--speed and --calibrate exclude each other: give a speed, or have it measured")
-    if price is not None and speed is None and not calibrate:
-        raise click.UsageError("--price needs a speed: give --calibrate, or --speed with what a trial showed")
-    from jobs.config import load_config
+    _check_options(speed, price, calibrate=calibrate)
     from jobs.estimate import bill, estimate
 
-    job = load_config(config, overrides_of(changes, manifest), storage_options=options_of(storage_options))
-    found = estimate(job, limit, calibrate=calibrate)
+    job = given.load()
+    found = estimate(job, given.limit, calibrate=calibrate)
     costs = bill(job, found, speed, price)
     if as_json:
         click.echo(json.dumps({**found.as_dict(), **costs.as_dict()}))
@@ -87,6 +73,13 @@ def plan(
         _print_disk(found, job)
         _print_bill(found, costs)
     return FINISHED
+
+
+def _check_options(speed: float | None, price: float | None, *, calibrate: bool) -> None:
+    if speed is not None and calibrate:
+        raise click.UsageError("--speed and --calibrate exclude each other: give a speed, or have it measured")
+    if price is not None and speed is None and not calibrate:
+        raise click.UsageError("--price needs a speed: give --calibrate, or --speed with what a trial showed")
 
 
 def _print_estimate(found: Estimate) -> None:

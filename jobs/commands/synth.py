@@ -74,7 +74,9 @@ def _print_trial(job: JobConfig, outcome: Outcome, given: Given) -> None:
         speed += ["--set", "engine.device=cpu"]
     # What was packed is not what was submitted.
     plan = os.environ.get(PLAN_COMMAND)
-    click.echo(f"what the whole job would take: {f'{plan} {shlex.join(speed)}' if plan else given.again('plan', *speed)}")
+    click.echo(
+        f"what the whole job would take: {f'{plan} {shlex.join(speed)}' if plan else given.again('plan', *speed)}"
+    )
 
 
 def print_outcome(outcome: Outcome) -> int:

@@ -161,7 +161,15 @@ def test_the_bill_is_for_other_gpus_than_the_job_has(
     assert bill == scaled
 
 
-@pytest.mark.parametrize("options", [["--price", "2"], ["--speed", "3", "--calibrate"], ["--speed", "0"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--price", "2"],
+        ["--speed", "3", "--calibrate"],
+        *(["--speed", value] for value in ("0", "-1", "nan", "inf", "1e-320", "fast")),
+        *(["--price", value, "--speed", "3"] for value in ("0", "nan", "inf")),
+    ],
+)
 def test_options_that_make_no_sense_together_are_ignored(
     job: dict[str, Any], tmp_path: Path, options: list[str]
 ) -> None:

@@ -9,17 +9,23 @@ import pytest
 
 from jobs.config import JobConfig, config_from
 from jobs.ledger import Ledger
+from jobs.storage import Folder
 from jobs.trial import trial_of
-from tests.jobs.made_job import prepare, start, write_manifest
+from tests.jobs.made_job import job_of, plan_of, prepare, write_manifest
 
 
 def _config(output: Path, **values: object) -> JobConfig:
     return config_from({"model": "m", "manifest": "m", "voices": "v", "output": str(output), **values})
 
 
+def _begin(folder: Path, gpus: float) -> Ledger:
+    output, manifest = str(folder / f"out-{gpus}"), write_manifest(folder / "m.parquet", 16)
+    return Ledger.start(Folder(output), job_of(output, manifest) | {"gpus": gpus}, plan_of(manifest))
+
+
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
-    return start(str(tmp_path / "out"), write_manifest(tmp_path / "m.parquet", 16))
+    return _begin(tmp_path, 0.0)
 
 
 def _make(ledger: Ledger, shard: int, worker: str, began: float, ended: float) -> None:
@@ -28,23 +34,25 @@ def _make(ledger: Ledger, shard: int, worker: str, began: float, ended: float) -
     ledger.commit(attempt, done)
 
 
-def test_two_workers_pass_for_one_that_is_twice_as_fast(ledger: Ledger, tmp_path: Path) -> None:
+def test_two_workers_pass_for_one_that_is_twice_as_fast(tmp_path: Path) -> None:
     # Two shards at a time in each worker's hands: its time counts once.
-    for shard, (worker, began, ended) in enumerate([("a:1", 0, 8), ("b:1", 0, 9), ("a:1", 4, 10), ("b:1", 5, 10)]):
-        _make(ledger, shard, worker, began, ended)
-    found = trial_of(_config(tmp_path, engine={"device": "cpu"}), ledger.folder.url)
-    assert found is not None
-    assert (found.speed, found.seconds, found.unit) == (40 / 20, 20, "worker")
-    assert found.is_short
+    work = [("a:1", 0, 8), ("b:1", 0, 9), ("a:1", 4, 10), ("b:1", 5, 10)]
     # Of a GPU for each two workers, both have a part.
-    shared = trial_of(_config(tmp_path, engine={"device": "cuda"}, gpus_per_worker=0.5), ledger.folder.url)
-    assert shared is not None
-    assert (shared.speed, shared.unit) == (4, "GPU")
+    for gpus, expected in ((0.0, (40 / 20, 20, "worker")), (0.5, (4, 20, "GPU"))):
+        ledger = _begin(tmp_path, gpus)
+        for shard, (worker, began, ended) in enumerate(work):
+            _make(ledger, shard, worker, began, ended)
+        # Neither the device, which is auto, nor the cluster tells what it was.
+        found = trial_of(_config(tmp_path, ray_address="head:6379", gpus_per_worker=0.5), ledger.folder.url)
+        assert found is not None
+        assert (found.speed, found.seconds, found.unit) == expected
+        assert found.is_short
 
 
-def test_a_worker_alone_on_a_gpu_passes_for_half_of_it(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_worker_alone_on_a_gpu_passes_for_half_of_it(tmp_path: Path) -> None:
+    ledger = _begin(tmp_path, 0.5)
     _make(ledger, 0, "a:1", 0, 10)
-    config = _config(tmp_path, engine={"device": "cuda"}, gpus_per_worker=0.5)
+    config = _config(tmp_path, gpus_per_worker=0.5)
     alone = trial_of(config, ledger.folder.url)
     assert alone is not None
     assert alone.speed == 1
@@ -56,7 +64,7 @@ def test_a_worker_alone_on_a_gpu_passes_for_half_of_it(ledger: Ledger, tmp_path:
 def test_a_pause_between_two_runs_passes_for_work(ledger: Ledger, tmp_path: Path) -> None:
     for shard, began in enumerate((0, 50, 9_000, 9_050)):
         _make(ledger, shard, "a:1", began, began + 50)
-    found = trial_of(_config(tmp_path, engine={"device": "cpu"}), ledger.folder.url)
+    found = trial_of(_config(tmp_path), ledger.folder.url)
     assert found is not None
     assert (found.speed, found.seconds, found.is_short) == (40 / 200, 200, False)
 
