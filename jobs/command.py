@@ -3,7 +3,7 @@
 Exit codes of `synth` and `resume`: 0 every row synthesised; 3 finished, with rows in the failures table; 1 not
 finished, or another run is alive on the output; 2 bad input or configuration, a refused change, no such output: nothing
 was started or written. `voices`: 0, or 3 with clips reported. `verify`: 0 whole, 1 damage. Others: 0. `tokenize` and
-`submit` are as `synth`.
+`submit` are as `synth`. They are of the work: that what is said of it cannot be written changes none of them.
 
 Each command imports what it needs when it runs: `s3gen status` has no use for Ray.
 """
@@ -28,13 +28,16 @@ from click.shell_completion import CompletionItem
 from rich.console import Console
 
 from jobs.errors import JobError
-from jobs.progress import ConsoleHandler
+from jobs.progress import ConsoleHandler, tame
+from jobs.stop import heeded
+from jobs.streams import lasting_streams, unprinted
 
 if TYPE_CHECKING:
     from jobs.urls import Options
 
 FINISHED, UNFINISHED, BAD_INPUT, REPORTED = 0, 1, 2, 3
 SHOWN_ITEMS = 20  # of a long list
+STOPPED = "stopped before it had finished; what is committed stays, the same command goes on"
 # An environment variable: the submitter's own `s3gen plan`, for the end of a trial that knows only what was packed.
 PLAN_COMMAND = "S3GEN_PLAN"
 
@@ -53,23 +56,23 @@ def command(function: Command) -> Command:
 
     @wraps(function)
     def run(*args: Any, debug: bool, **kwargs: Any) -> None:
-        console = Console(stderr=True)
         debug = debug or bool(click.get_current_context().find_root().params.get("debug"))
-        try:
-            with _signals(), _logging(console):
-                code = function(Context(console), *args, **kwargs)
-        except KeyboardInterrupt:
-            _fail(
-                "stopped before it had finished; what is committed stays, the same command goes on", UNFINISHED, debug
-            )
-        except click.ClickException:
-            raise  # wrong options: click shows these, with the command's usage
-        except JobError as error:
-            _fail(str(error), error.exit_code, debug)
-        except Exception as error:
-            hint = "" if debug else " (--debug shows where)"
-            _fail(f"{type(error).__name__}: {error}{hint}", UNFINISHED, debug)
-        sys.exit(code)
+        with lasting_streams():
+            console = Console(stderr=True)
+            try:
+                with _signals(), _logging(console):
+                    code = function(Context(console), *args, **kwargs)
+            except KeyboardInterrupt:
+                _fail(STOPPED, UNFINISHED, debug)
+            except click.ClickException:
+                raise  # wrong options: click shows these, with the command's usage
+            except JobError as error:
+                _fail(str(error), error.exit_code, debug)
+            except Exception as error:
+                hint = "" if debug else " (--debug shows where)"
+                _fail(f"{type(error).__name__}: {error}{hint}", UNFINISHED, debug)
+            _say_what_is_unprinted()
+            sys.exit(code)
 
     return click.option("--debug", is_flag=True, help="Show tracebacks.")(run)
 
@@ -77,22 +80,40 @@ def command(function: Command) -> Command:
 def _fail(message: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    click.echo(f"error: {message}", err=True)
+    click.echo(f"error: {tame(message)}", err=True)
     sys.exit(code)
+
+
+def _say_what_is_unprinted() -> None:
+    failure = unprinted()
+    if failure is not None and not isinstance(failure, BrokenPipeError):  # whoever leaves a pipe has read enough
+        click.echo(f"warning: not all of the result could be printed: {failure.strerror}", err=True)
+
+
+def print_part(text: str) -> None:
+    """Prints a part of something that goes on, without an end of line.
+
+    Raises:
+        OSError: nobody reads it, or there is no room for it.
+    """
+    click.echo(text, nl=False)
+    if failure := unprinted():
+        raise failure
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[None]:
-    """SIGTERM unwinds a command as Ctrl-C does: leases are released, temporary files go."""
+    """SIGTERM and SIGHUP unwind a command as Ctrl-C does: leases are released, temporary files go."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before = {number: signal.signal(number, interrupt) for number in heeded(signal.SIGTERM, signal.SIGHUP)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

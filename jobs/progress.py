@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ RECENT_SECONDS = 600.0  # of which speed and the time left are told
 MARK_SECONDS, LEAST_MARKS = 10.0, 30  # between two marks of that time; as many, where shards take long
 SHOWN_REASONS = 6  # in a list of them
 LINE_REASONS = 3  # in a line that says other things too
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # of characters, all but the tabulator and the line's end
 
 
 @dataclass(slots=True)
@@ -150,9 +152,14 @@ def clock_time(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+def tame(text: str) -> str:
+    """A text without what would command a terminal, which names of files and rows may hold: that is written out."""
+    return CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+
+
 def say(console: Console, text: str) -> None:
     """Prints a line as it is: no wrapping, no markup, above a bar if there is one."""
-    console.print(Text(text), soft_wrap=True)
+    console.print(Text(tame(text)), soft_wrap=True)
 
 
 class ConsoleHandler(logging.Handler):

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM while a run is under way."""
+"""SIGINT, SIGTERM and SIGHUP while a run is under way."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LEAVE_SECONDS = 28.0  # after the first signal; machines that go away often give
 
 
 class Stop:
-    """SIGINT and SIGTERM while a run is under way.
+    """SIGINT, SIGTERM and SIGHUP, which comes when a terminal is closed, while a run is under way.
 
     Outside of ``graceful`` blocks they raise KeyboardInterrupt, which unwinds the run at once; inside they are only
     noted, for whoever asks ``requested``. A second SIGINT raises in any case.
@@ -41,7 +41,8 @@ class Stop:
         if threading.current_thread() is not threading.main_thread():
             yield self
             return
-        before = {number: signal.signal(number, self._heard) for number in (signal.SIGINT, signal.SIGTERM)}
+        numbers = (signal.SIGINT, *heeded(signal.SIGTERM, signal.SIGHUP))
+        before = {number: signal.signal(number, self._heard) for number in numbers}
         try:
             yield self
         finally:
@@ -68,6 +69,11 @@ class Stop:
             self._last_resort.start()
         if not self._graceful or (again and number == signal.SIGINT):
             raise KeyboardInterrupt
+
+
+def heeded(*numbers: signal.Signals) -> list[signal.Signals]:
+    """Those signals that this process was not started to ignore, as ``nohup`` starts it for SIGHUP."""
+    return [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]
 
 
 def _leave() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shlex
-from functools import partial
 from typing import TYPE_CHECKING
 
 import click
@@ -18,6 +17,7 @@ from jobs.command import (
     limit_option,
     manifest_option,
     overrides_of,
+    print_part,
     set_option,
 )
 
@@ -121,4 +121,4 @@ def _leave(sent: Submitted) -> int:
 
 def _follow(sent: Submitted, address: str) -> int:
     click.echo(f"{sent.id} runs on {address}; Ctrl-C leaves it running", err=True)
-    return sent.follow(partial(click.echo, nl=False))
+    return sent.follow(print_part)

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import time
 
+import click
 import pytest
 
+from jobs.command import Context, command
 from jobs.stop import Stop
 
 HANGING = """
@@ -38,6 +40,50 @@ def test_ctrl_c_lets_the_shard_in_hand_end_and_twice_does_not() -> None:
                 os.kill(os.getpid(), signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_closed_terminal_leaves_the_lease_behind() -> None:
+    stop = Stop()
+    with stop.listening():
+        with stop.graceful():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert stop.signal == "SIGHUP"
+            os.kill(os.getpid(), signal.SIGHUP)  # to a shell's jobs it comes from the shell and from the system
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGHUP)
+
+
+def test_a_run_under_nohup_ends_with_its_terminal() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        stop = Stop()
+        with stop.listening():
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert not stop.requested
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_command_that_is_ended_leaves_its_temporary_files(
+    number: signal.Signals, capsys: pytest.CaptureFixture[str]
+) -> None:
+    undone: list[str] = []
+
+    @click.command()
+    @command
+    def work(context: Context) -> int:
+        try:
+            os.kill(os.getpid(), number)
+        finally:
+            undone.append("all")
+        return 0
+
+    with pytest.raises(SystemExit) as ended:
+        work.main([])
+    assert (ended.value.code, undone) == (1, ["all"])
+    assert capsys.readouterr().err.startswith("error: stopped before it had finished")
 
 
 def test_a_run_that_hangs_on_its_way_out_stays_for_ever() -> None:
