@@ -312,7 +312,8 @@ def test_voices_made_by_workers_are_those_made_here(inputs: Path, tmp_path: Path
 @pytest.mark.usefixtures("local_ray")
 def test_a_trial_goes_to_an_output_of_its_own(inputs: Path, tmp_path: Path) -> None:
     config = _config(tmp_path, inputs, good_rows(20))
-    result = cli("synth", config, "--limit", 3)
+    manifest = write_manifest(tmp_path / "my rows.parquet", good_rows(9))
+    result = cli("synth", config, "--limit", 3, "--manifest", manifest)
     assert result.exit_code == 0, result.output
     assert "trial of the first 3 rows" in result.stderr
     assert not (tmp_path / "out").exists()
@@ -323,6 +324,7 @@ def test_a_trial_goes_to_an_output_of_its_own(inputs: Path, tmp_path: Path) -> N
     for line in said.values():
         following = cli(*shlex.split(line)[1:])
         assert following.exit_code == 0, following.output
+    assert following.stdout.startswith("rows: 9 in ")
     assert "worker-hours: " in following.stdout
     assert (tmp_path / "out-trial-3/report.html").exists()
 
