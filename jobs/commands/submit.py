@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from typing import TYPE_CHECKING
 
 import click
@@ -20,6 +19,7 @@ from jobs.command import (
     print_part,
     set_option,
 )
+from jobs.given import Given
 
 if TYPE_CHECKING:
     from jobs.config import JobConfig
@@ -102,15 +102,10 @@ def _checked(config: str, changes: tuple[str, ...], manifest: str | None, storag
 
 
 def _plan_command(config: str, changes: tuple[str, ...], manifest: str | None) -> str:
-    """What a trial on the cluster ends with: the command here, of which nothing is a secret."""
-    from jobs.refusals import SECRET_KEYS
-
-    words = ["s3gen", "plan", config]
-    # Of several values for a key the last was checked.
-    for key, change in {change.partition("=")[0].strip(): change for change in changes}.items():
-        if key.partition(".")[0] not in SECRET_KEYS:
-            words += ["--set", change]
-    return shlex.join(words if manifest is None else [*words, "--manifest", manifest])
+    """What a trial on the cluster ends with: the command here."""
+    # Of several values for a key only the last was checked, for secrets as well.
+    last = {change.partition("=")[0].strip(): change for change in changes}
+    return Given(config=config, changes=tuple(last.values()), manifest=manifest).again("plan")
 
 
 def _leave(sent: Submitted) -> int:

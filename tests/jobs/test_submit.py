@@ -129,6 +129,7 @@ def test_trial_on_a_cluster_ends_with_the_name_of_the_packed_file(
     assert cli(*sent, "--limit", "2").exit_code == 0
     plan = dashboard.sent["runtime_env"]["env_vars"][PLAN_COMMAND]
     options = ["--set", "output=my speech", "--set", "workers=2", "--manifest", "m.parquet"]
+    options += ["--storage-options", "FILE"]  # one of this machine's, in place of what --set says
     assert shlex.split(plan) == ["s3gen", "plan", str(config), *options]
     assert SECRET not in json.dumps(dashboard.sent)
     assert cli(*sent).exit_code == 0
