@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
+from jobs.credentials import scrubbed
 from jobs.errors import InputError
 from jobs.lists import beside
 from jobs.manifest import FORBIDDEN, Ints, is_text
 from jobs.rows import texts
 from jobs.tables import failures_schema
-from jobs.tars import PLACE_COLUMNS
+from jobs.tars import PLACE_COLUMNS, PROBLEM_COLUMN
+from jobs.urls import is_url
 from jobs.writers import pick
 
 # Names that the token manifest uses itself, or that mean something to the job that reads it.
@@ -42,9 +45,16 @@ def check_audio_columns(url: str, columns: pa.Schema) -> None:
             raise InputError(f"{url}: no column 'audio' and no column 'path'; it has {', '.join(names)}")
         if "id" not in names and "voice_id" not in names:
             raise InputError(f"{url}: no column 'id' and no column 'voice_id'; it has {', '.join(names)}")
+    for name, wanted in misfits(columns):
+        raise InputError(f"{url}: the column {name!r} is {columns.field(name).type}, it must be {wanted}")
+
+
+def misfits(columns: pa.Schema) -> Iterator[tuple[str, str]]:
+    """The columns that a job needs and that are of another type: names, and what they must be."""
     for name, (fits, wanted) in _TYPES.items():
-        if name in names and not fits(columns.field(name).type) and not (name == PATH and "audio" in names):
-            raise InputError(f"{url}: the column {name!r} is {columns.field(name).type}, it must be {wanted}")
+        needed = name in ("id", "voice_id", "audio") or "audio" not in columns.names
+        if needed and name in columns.names and not fits(columns.field(name).type):
+            yield name, wanted
 
 
 def _is_name(kind: pa.DataType) -> bool:
@@ -55,11 +65,15 @@ def _is_audio(kind: pa.DataType) -> bool:
     if not pa.types.is_struct(kind):
         return _is_bytes(kind)
     parts = {field.name: field.type for field in kind}
-    return "bytes" in parts and _is_bytes(parts["bytes"]) and is_text(parts.get("path", pa.string()))
+    path = parts.get("path", pa.null())
+    return "bytes" in parts and _is_bytes(parts["bytes"]) and (is_text(path) or pa.types.is_null(path))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
+    if pa.types.is_dictionary(kind):
+        return _is_bytes(kind.value_type)
+    kinds = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary)
+    return any(fits(kind) for fits in kinds) or bool(pa.types.is_null(kind))
 
 
 _TYPES: Mapping[str, tuple[Callable[[pa.DataType], bool], str]] = {
@@ -68,6 +82,7 @@ _TYPES: Mapping[str, tuple[Callable[[pa.DataType], bool], str]] = {
     PATH: (is_text, "text (string)"),
     OFFSET: (pa.types.is_integer, "integers"),
     BYTES: (pa.types.is_integer, "integers"),
+    PROBLEM_COLUMN: (is_text, "text (string)"),
     "audio": (_is_audio, "a struct of bytes and path, or bytes: an audio file in each row"),
 }
 
@@ -83,10 +98,12 @@ class TokenColumns:
     Args:
         columns: of the input.
         voice: the voice id of all rows; None for the input's own.
+        base: what ids that are made of files' URLs leave out at the beginning.
     """
 
-    def __init__(self, columns: pa.Schema, voice: str | None) -> None:
-        self._voice, self._names, self._embedded = voice, columns.names, "audio" in columns.names
+    def __init__(self, columns: pa.Schema, voice: str | None, base: str = "") -> None:
+        self._voice, self._names, self._base = voice, columns.names, base
+        self._embedded = "audio" in columns.names
         others = [field for field in columns if field.name not in ("id", "voice_id", "audio")]
         if not self._embedded:
             others = [pa.field(PATH, pa.string()) if field.name == PATH else field for field in others]
@@ -94,7 +111,9 @@ class TokenColumns:
         named = renamed(others)
         self.known = pa.schema([pa.field("id", pa.string()), pa.field("voice_id", pa.string()), *named])
         self.failures = failures_schema(self.known)
-        self._kept = [field for field in named if self._embedded or field.name not in (OFFSET, BYTES)]
+        # Where recordings lie is in the job's list and its failures: a table that is published does not say it.
+        own = (PATH, OFFSET, BYTES, PROBLEM_COLUMN)
+        self._kept = [field for field in named if self._embedded or field.name not in own]
         head = [
             pa.field("id", pa.string(), nullable=False),
             pa.field("voice_id", pa.string(), nullable=False),
@@ -116,10 +135,10 @@ class TokenColumns:
         if self._voice is not None:
             voices = pa.array([self._voice] * batch.num_rows, pa.string())
         elif "voice_id" in self._names:
-            voices = _as_text(batch["voice_id"])
+            voices = _each(_as_text(batch["voice_id"]), ids)
         own = {name: batch[name] for name in self._others}
         if not self._embedded:
-            own[PATH] = pa.array([clip.url for clip in clips], pa.string())
+            own[PATH] = pa.array([clip.url and _shown(clip.url) for clip in clips], pa.string())
         return pa.table([ids, voices, *own.values()], schema=self.known), clips
 
     def made(self, known: pa.Table, tokens: Mapping[int, Ints], seconds: Mapping[int, float]) -> pa.Table:
@@ -146,11 +165,8 @@ class TokenColumns:
                 return _as_text(batch[name])
         paths = _paths(batch["audio"])
         named = zip(paths, urls, rows.tolist(), strict=True)
-        stem = posixpath.splitext
-        return pa.array(
-            [stem(path)[0] if path else f"{stem(posixpath.basename(url))[0]}/{row}" for path, url, row in named],
-            pa.string(),
-        )
+        ids = [_stem(path) if path else f"{_stem(url.removeprefix(self._base))}/{row}" for path, url, row in named]
+        return pa.array(ids, pa.string())
 
     def _clips(self, batch: pa.RecordBatch, urls: Sequence[str]) -> list[Clip]:
         paths = [path if isinstance(path, str) else None for path in texts(pa.chunked_array([batch[PATH]]))]
@@ -163,7 +179,7 @@ class TokenColumns:
     def _embedded_clips(self, batch: pa.RecordBatch, urls: Sequence[str]) -> list[Clip]:
         audio = batch["audio"]
         paths = _paths(audio)
-        data = audio.field("bytes") if pa.types.is_struct(audio.type) else audio
+        data = _plain(audio.field("bytes") if pa.types.is_struct(audio.type) else audio)
         return [
             Clip(beside(url, path) if path else None, data=data[row] if valid else None)
             for row, (path, url, valid) in enumerate(zip(paths, urls, _valid(audio, data), strict=True))
@@ -194,9 +210,28 @@ def _valid(audio: pa.Array, data: pa.Array) -> list[bool]:
 def _paths(audio: pa.Array) -> list[str | None]:
     if not pa.types.is_struct(audio.type) or audio.type.get_field_index("path") < 0:
         return [None] * len(audio)
-    return [path if isinstance(path, str) else None for path in texts(pa.chunked_array([audio.field("path")]))]
+    paths = audio.field("path")
+    if pa.types.is_null(paths.type):
+        return [None] * len(audio)
+    return [path if isinstance(path, str) else None for path in texts(pa.chunked_array([paths]))]
+
+
+def _stem(path: str) -> str:
+    return posixpath.splitext(_shown(path))[0]
+
+
+def _shown(path: str) -> str:
+    return scrubbed(path, []) if is_url(path) else path
+
+
+def _each(voices: pa.Array, ids: pa.Array) -> pa.Array:
+    """Each row's voice, or its id where it has none: a list cannot but leave a cell empty."""
+    return pc.if_else(pc.fill_null(pc.equal(voices, ""), True), ids, voices)
+
+
+def _plain(column: pa.Array) -> pa.Array:
+    return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
 def _as_text(column: pa.Array) -> pa.Array:
-    plain = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-    return plain.cast(pa.string())
+    return _plain(column).cast(pa.string())

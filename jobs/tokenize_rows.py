@@ -19,6 +19,7 @@ from jobs.plan import Plan
 from jobs.pulse import Pulse
 from jobs.recordings import Rejected, check_values, opened, reading
 from jobs.rows import Failure, text_problem, texts
+from jobs.tars import PROBLEM_COLUMN
 from jobs.token_columns import Clip, TokenColumns
 from jobs.urls import Options
 from jobs.worker import Order
@@ -82,14 +83,18 @@ class Shard:
     def note(self, known: pa.Table) -> list[bool]:
         """Takes the next rows in; returns whether each has ids of its own that are good. Failures are noted."""
         self.known.append(known)
-        return [self._noted(*ids) for ids in zip(texts(known["id"]), texts(known["voice_id"]), strict=True)]
+        columns = [texts(known[name]) for name in ("id", "voice_id")]
+        listed = PROBLEM_COLUMN in known.column_names
+        reasons = texts(known[PROBLEM_COLUMN]) if listed else [None] * known.num_rows
+        return [self._noted(*row) for row in zip(*columns, reasons, strict=True)]
 
-    def _noted(self, row_id: str | bytes | None, voice_id: str | bytes | None) -> bool:
+    def _noted(self, row_id: str | bytes | None, voice_id: str | bytes | None, reason: str | bytes | None) -> bool:
         position = len(self._names)
         self._names.append((_text(row_id), _text(voice_id)))
         problem = text_problem("id", row_id) or text_problem("voice_id", voice_id)
         if problem is not None:
-            self.fail(position, problem.error, problem.message)
+            why = reason if row_id is None and isinstance(reason, str) else problem.message
+            self.fail(position, problem.error, why)
         elif row_id in self._seen:
             self.fail(position, "duplicate_id", f"an earlier row of this shard has the id {row_id[:200]!r}")
             return False

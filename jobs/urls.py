@@ -45,11 +45,12 @@ def absolute_url(path_or_url: str) -> str:
         path_or_url = path_or_url.removeprefix("file://")
     if not is_url(path_or_url):
         return os.path.abspath(os.path.expanduser(path_or_url))
-    _refuse_secrets(path_or_url)
+    refuse_secrets(path_or_url)
     return path_or_url
 
 
-def _refuse_secrets(url: str) -> None:
+def refuse_secrets(url: str) -> None:
+    """Refuses a URL that carries credentials, and with it what cannot be looked through for them (InputError)."""
     try:
         parts = urlsplit(url)
     except ValueError:

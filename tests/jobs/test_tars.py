@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import logging
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ def test_a_recording_is_read_from_the_wrong_bytes(tmp_path: Path) -> None:
 
 def test_the_json_of_a_sample_is_lost_or_moves_its_recording(tmp_path: Path) -> None:
     said = {"id": "own/id", "voice_id": "v", "path": "elsewhere.wav", "tar_bytes": 7, "n": 1}
-    members = {"a.json": said, "a.wav": CLIP, "b.wav": CLIP, "c.json": {"id": "no audio"}}
+    members = {"a.json": said, "a.wav": CLIP, "b.wav": CLIP}
     first, second = tar_rows(str(write_tar(tmp_path / "x.tar", members)))
     assert (first["id"], first["voice_id"], first["n"]) == ("own/id", "v", 1)
     assert (first["source_path"], first["source_tar_bytes"]) == ("elsewhere.wav", 7)
@@ -66,12 +67,67 @@ def test_a_json_that_is_none_passes_for_the_samples_id(
         )
     assert (bad["id"], good["id"]) == (None, "B")
     assert "what is said of sample a cannot be read" in caplog.text
+    assert bad["tar_problem"].startswith("what is said of sample a cannot be read: ")
+    assert "tar_problem" not in good
 
 
 def test_a_json_that_is_too_large_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tars, "MOST_READ", 10)
     (row,) = tar_rows(str(write_tar(tmp_path / "x.tar", {"a.wav": CLIP, "a.json": {"id": "long"}})))
     assert row["id"] is None
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["a.wav", "b.wav", "a.json", "b.json"], "between the members of sample 'a'; sort them: tar --sort=name"),
+        (["a.json", "b.json", "a.wav", "b.wav"], "no recording lies beside a.json, .* sort them: tar --sort=name"),
+        (["wav/a.wav", "json/a.json"], "no recording lies beside json/a.json"),
+        (["a.1.wav", "b.wav", "a.2.wav"], "between the members of sample 'a'"),
+    ],
+)
+def test_a_tar_that_is_not_sorted_gives_recordings_other_ids(tmp_path: Path, names: list[str], message: str) -> None:
+    members = {name: CLIP if name.endswith("wav") else {"id": f"own {name}"} for name in names}
+    with pytest.raises(InputError, match=message):
+        tar_rows(str(write_tar(tmp_path / "x.tar", members)))
+
+
+def test_what_is_not_read_lies_apart_or_the_hidden_files_of_a_mac_are_recordings(tmp_path: Path) -> None:
+    members = {"._a.wav": b"x", "a.wav": CLIP, "._b.wav": b"x", "b.wav": CLIP, "a.lab": b"x", "._.wav": b"x"}
+    assert [row["id"] for row in tar_rows(str(write_tar(tmp_path / "x.tar", members)))] == ["a", "b"]
+
+
+def test_a_sparse_recording_is_read_from_the_wrong_bytes(tmp_path: Path) -> None:
+    with open(tmp_path / "a.wav", "wb") as file:
+        file.write(b"x" * 4096)
+        file.seek(1 << 20)
+        file.write(b"x" * 4096)
+    path = tmp_path / "x.tar"
+    subprocess.run(["tar", "--sparse", "--format=gnu", "-cf", path, "-C", tmp_path, "a.wav"], check=True)
+    assert path.stat().st_size < 1 << 20
+    with pytest.raises(InputError, match=r"a\.wav is stored as a sparse file; make the tar without --sparse"):
+        tar_rows(str(path))
+
+
+def test_the_rest_of_a_tar_is_lost(tmp_path: Path) -> None:
+    whole = write_tar(tmp_path / "x.tar", {"a.wav": CLIP, "b.wav": CLIP}).read_bytes()
+    member = 512 + -(-len(CLIP) // 512) * 512
+    for data, message in (
+        (whole[:member], f"it stops at byte {member} without the zeros"),
+        (whole[: 2 * member + 100], f"it stops at byte {2 * member} without the zeros"),
+        (whole[:member] + b"x" * 512 + whole[member:], f"it stops at byte {member} without the zeros"),
+        (whole + whole, f"more comes after its end at byte {2 * member}"),
+    ):
+        (tmp_path / "y.tar").write_bytes(data)
+        with pytest.raises(InputError, match=message):
+            tar_rows(str(tmp_path / "y.tar"))
+
+
+def test_what_tars_say_fills_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tars, "MOST_SAID", 30)
+    members = {f"{name}.{suffix}": CLIP if suffix == "wav" else b"x" * 20 for name in "ab" for suffix in ("txt", "wav")}
+    with pytest.raises(InputError, match="its json and text have over 30 bytes; make several tars"):
+        tar_rows(str(write_tar(tmp_path / "x.tar", members)))
 
 
 def test_links_and_folders_are_recordings(tmp_path: Path) -> None:

@@ -17,10 +17,10 @@ AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
 
 def rows(
-    table: pa.Table, voice: str | None = None, url: str = "/in/part-1.parquet"
+    table: pa.Table, voice: str | None = None, url: str = "/in/part-1.parquet", base: str = "/in/"
 ) -> tuple[list[dict[str, Any]], list[Clip]]:
     check_audio_columns(url, table.schema)
-    columns = TokenColumns(table.schema, voice)
+    columns = TokenColumns(table.schema, voice, base)
     (batch,) = table.to_batches()
     known, clips = columns.rows(batch, [url] * len(table), np.arange(10, 10 + len(table)))
     assert known.schema == columns.known
@@ -68,6 +68,50 @@ def test_voices_are_those_of_the_option_then_of_the_input_then_the_ids() -> None
     assert rows(with_voices.drop_columns("id"))[0][0]["id"] == "v"
 
 
+def test_rows_without_a_voice_fail_where_others_have_one() -> None:
+    voices = ["v", None, ""]
+    table = pa.table({"id": ["a", "b", "c"], "path": ["/a"] * 3, "voice_id": voices})
+    assert [row["voice_id"] for row in rows(table)[0]] == ["v", "b", "c"]
+
+
+def test_files_of_two_folders_share_their_rows_ids() -> None:
+    table = pa.table({"audio": pa.array([{"bytes": b"1"}], pa.struct([("bytes", pa.binary())]))})
+    found = [rows(table, url=f"s3://b/in/{split}/0.parquet", base="s3://b/in/")[0] for split in ("train", "test")]
+    assert [row["id"] for (row,) in found] == ["train/0/10", "test/0/10"]
+
+
+@pytest.mark.parametrize(
+    "audio",
+    [
+        pa.array([{"bytes": b"RIFF", "path": None}]),  # path: null
+        pa.array([b"RIFF"], pa.binary(4)),
+        pa.array([b"RIFF"]).dictionary_encode(),
+        pa.StructArray.from_arrays([pa.array([b"RIFF"]).dictionary_encode()], ["bytes"]),
+    ],
+)
+def test_audio_of_another_binary_type_is_refused(audio: pa.Array) -> None:
+    found, (clip,) = rows(pa.table({"audio": audio}))
+    assert (found[0]["id"], clip.url, clip.data.as_py()) == ("part-1/10", None, b"RIFF")
+    paths = pa.array([{"bytes": None, "path": "a.wav"}])  # bytes: null
+    assert rows(pa.table({"audio": paths}))[1] == [Clip("/in/a.wav")]
+
+
+SIGNED = "https://host/a.wav?X-Amz-Signature=abc&x=1"
+
+
+def test_a_signature_gets_into_the_failures() -> None:
+    paths = [SIGNED, "https://me:word@host/b.wav", "/local?sig=1.wav"]
+    found, clips = rows(pa.table({"id": ["a", "b", "c"], "path": paths}))
+    assert [clip.url for clip in clips] == paths
+    assert [row["path"] for row in found] == [
+        "https://host/a.wav?X-Amz-Signature=***&x=1",
+        "https://***@host/b.wav",
+        "/local?sig=1.wav",
+    ]
+    (row,), _ = rows(pa.table({"audio": pa.array([{"bytes": b"1", "path": SIGNED}], AUDIO)}))
+    assert "abc" not in row["id"]
+
+
 def test_audio_is_kept_or_a_row_without_an_id_has_none() -> None:
     audio = [
         {"bytes": b"1", "path": "x/y.z.flac"},
@@ -91,7 +135,7 @@ def test_a_part_of_a_tar_is_taken_for_the_tar() -> None:
     _, clips = rows(table)
     assert clips == [Clip("/x.tar", 512, 44)]
     columns = TokenColumns(table.schema, None)
-    assert columns.table.names == ["id", "voice_id", "tokens", "audio_seconds", "path"]
+    assert columns.table.names == ["id", "voice_id", "tokens", "audio_seconds"]
     # A failures table is itself an input: it has to say where in the tar.
     assert columns.failures.names[-3:] == ["path", "tar_offset", "tar_bytes"]
 
@@ -120,6 +164,6 @@ def test_tokens_get_to_other_rows() -> None:
     made = columns.made(known, tokens, {0: 0.04, 2: 0.08})
     assert made.schema == columns.table
     assert made.to_pylist() == [
-        {"id": "a", "voice_id": "v", "tokens": [1], "audio_seconds": 0.04, "path": "/a", "source_row": 7},
-        {"id": "c", "voice_id": "v", "tokens": [5, 6560], "audio_seconds": 0.08, "path": "/c", "source_row": 9},
+        {"id": "a", "voice_id": "v", "tokens": [1], "audio_seconds": 0.04, "source_row": 7},
+        {"id": "c", "voice_id": "v", "tokens": [5, 6560], "audio_seconds": 0.08, "source_row": 9},
     ]

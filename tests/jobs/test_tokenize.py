@@ -115,7 +115,7 @@ def test_what_was_tokenized_is_tokenized_again_or_new_files_get_in(
     rows = _rows(out)
     assert [row["id"] for row in rows] == ["a", "b", "e", "f", "sub/c.d"]
     for row in rows:
-        wav, rate = soundfile.read(row["path"], dtype="float32")
+        wav, rate = soundfile.read(next(folder.glob(f"{row['id']}.*")), dtype="float32")
         assert row["tokens"] == tiny_model.tokenize(wav, rate)[0][0].tolist()
 
     # What is finished stays as it is.
@@ -194,10 +194,7 @@ def test_failures_end_a_job_or_a_job_in_a_store_needs_a_disk(tmp_path: Path, s3:
     out = Folder(f"{s3}/out")
     assert out.list("tokens/") == ["tokens/part-0000.parquet"]
     found = {name: read_parquet(out.read(name)).to_pylist() for name in ("tokens/part-0000.parquet", FAILURES)}
-    assert [(row["id"], row["path"]) for row in found["tokens/part-0000.parquet"]] == [
-        ("a", f"{s3}/in/a.flac"),
-        ("c", f"{s3}/in/c.wav"),
-    ]
+    assert [row["id"] for row in found["tokens/part-0000.parquet"]] == ["a", "c"]
     assert [(row["id"], row["error"], row["path"]) for row in found[FAILURES]] == [
         ("a", "duplicate_id", f"{s3}/in/a.wav"),
         ("b", "unreadable", f"{s3}/in/b.wav"),

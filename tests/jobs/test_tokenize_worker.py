@@ -87,7 +87,8 @@ def test_tokens_are_those_of_another_recording(
     rows = made(begin(folder, tmp_path, shard_rows=3), tiny_model)
     assert [row["id"] for row in rows] == ["a", "b", "e", "f", "sub/c.d"]
     for row in rows:
-        assert row["tokens"] == tokens_of(tiny_model, Path(row["path"]))
+        assert row["tokens"] == tokens_of(tiny_model, next(folder.glob(f"{row['id']}.*")))
+        assert "path" not in row  # a table that is published
         assert row["voice_id"] == row["id"]
     assert rows[2]["audio_seconds"] == 1.1
 
@@ -170,12 +171,19 @@ def test_rows_without_ids_or_recordings_take_their_shard_with_them(tiny_model: S
     audio = [{"bytes": clip}] * 5 + [{"bytes": None}, None]
     write_audio_parquet(tmp_path / "x.parquet", audio, id=ids, voice_id=voices)
     ledger = begin(tmp_path / "x.parquet", tmp_path)
-    assert [row["id"] for row in made(ledger, tiny_model)] == ["a"]
+    assert [(row["id"], row["voice_id"]) for row in made(ledger, tiny_model)] == [("a", "v"), ("b", "b")]
     (record,) = ledger.records()
-    assert record.errors == {
-        "null_id": 1, "bad_id": 1, "null_voice_id": 1, "bad_voice_id": 1, "null_path": 1, "duplicate_id": 1
-    }  # fmt: skip
-    assert (record.rows, record.rows_done, record.ids) == (7, 1, ids_digest(ids))
+    assert record.errors == {"null_id": 1, "bad_id": 1, "bad_voice_id": 1, "null_path": 1, "duplicate_id": 1}
+    assert (record.rows, record.rows_done, record.ids) == (7, 2, ids_digest(ids))
+
+
+def test_a_json_that_cannot_be_read_is_a_null_id_without_a_cause(tiny_model: S3GenModel, tmp_path: Path) -> None:
+    write_tar(tmp_path / "x.tar", {"a.wav": audio_file(), "a.json": b"{torn", "b.wav": audio_file()})
+    ledger = begin(tmp_path / "x.tar", tmp_path)
+    assert [set(row) for row in made(ledger, tiny_model)] == [{"id", "voice_id", "tokens", "audio_seconds"}]
+    (row,) = pq.read_table(f"{ledger.folder.url}/failures.parquet").to_pylist()
+    assert (row["id"], row["error"]) == (None, "null_id")
+    assert row["message"].startswith("what is said of sample a cannot be read: Expecting property name")
 
 
 def test_the_failures_of_a_job_are_no_input(tiny_model: S3GenModel, tmp_path: Path) -> None:
