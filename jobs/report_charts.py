@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -79,14 +80,20 @@ def histogram(spread: Spread, *, title: str, axis: str, unit: Callable[[float], 
     wide = math.ceil(nice_step(max(1.0, (high - low) / most_bars)))
     start = low // wide * wide
     bins = (high - start) // wide + 1
+    there = places[spread.counts > 0]
     counts = np.bincount(np.clip((places - start) // wide, 0, bins - 1), weights=spread.counts, minlength=bins)
     edges = [spread.step * (start + wide * place) for place in range(bins + 1)]
+    reach = [f"{unit(left)} to {unit(right)}" for left, right in pairwise(edges)]
+    if there[0] < start:
+        reach[0] = f"up to {unit(edges[1])}"
+    if there[-1] >= start + wide * bins:
+        reach[-1] = f"{unit(edges[-2])} and more"
     bars = [
         Bar(
             left=100 * place / bins,
             width=100 / bins,
             height=100 * amount / counts.max(),
-            label=f"{unit(edges[place])} to {unit(edges[place + 1])}: {some(int(amount), what)}",
+            label=f"{reach[place]}: {some(int(amount), what)}",
         )
         for place, amount in enumerate(counts.tolist())
         if amount

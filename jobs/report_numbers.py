@@ -51,11 +51,7 @@ class Spread:
 
 
 class Voices:
-    """Rows, samples, mean level and suspect rows of each voice, of the first ``MAX_VOICES`` that occur.
-
-    Attributes:
-        beyond: of all further voices together: ``rows`` and ``samples``.
-    """
+    """Rows, samples, mean level and suspect rows of each voice, of the first ``MAX_VOICES`` that occur."""
 
     def __init__(self) -> None:
         self._table = pd.DataFrame(
@@ -65,7 +61,13 @@ class Voices:
         )
         self._parts: list[pd.DataFrame] = []
         self._waiting = 0
-        self.beyond: Counter[str] = Counter()
+        self._beyond: Counter[str] = Counter()
+
+    @property
+    def beyond(self) -> Counter[str]:
+        """Of all further voices together: ``rows`` and ``samples``."""
+        self._fold()
+        return self._beyond
 
     def add(self, frame: pd.DataFrame) -> None:
         """Takes rows in."""
@@ -89,7 +91,7 @@ class Voices:
         # Unsorted, the groups are in the order in which they first occur.
         merged = pd.concat([self._table, *self._parts]).groupby(level=0, sort=False).sum()
         self._table, rest = merged.iloc[:MAX_VOICES], merged.iloc[MAX_VOICES:]
-        self.beyond.update({name: int(rest[name].sum()) for name in ("rows", "samples")})
+        self._beyond.update({name: int(rest[name].sum()) for name in ("rows", "samples")})
         self._parts, self._waiting = [], 0
 
 

@@ -55,6 +55,20 @@ def test_a_card_says_that_its_speech_is_synthetic(job: tuple[Ledger, Summary]) -
     assert ledger.job["plan"] in text
 
 
+def test_voices_that_are_too_many_to_count_are_counted(
+    job: tuple[Ledger, Summary], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger, summary = job
+    with monkeypatch.context() as patch:
+        patch.setattr("jobs.report_numbers.MAX_VOICES", 3)
+        write_card(ledger, summary)
+    _, text = read(ledger)
+    assert "37 utterances, 38.5 s of audio, more than 3 voices" in text
+    rows = re.findall(r"^\| .* \| (\d+) \| [\d.]+ m?s \|$", text[: text.index("## Checks")], re.MULTILINE)
+    assert len(rows) == 4
+    assert sum(map(int, rows)) == 37
+
+
 def test_a_published_card_names_no_place_of_its_maker(tmp_path: Path) -> None:
     ledger, summary = finished(tmp_path, model=f"{tmp_path}/weights", voices="s3://private-bucket/voices.parquet")
     write_card(ledger, summary)

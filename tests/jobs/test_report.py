@@ -72,6 +72,7 @@ def test_numbers_are_those_of_the_job(page: Reader) -> None:
     assert "Rows made 37 of 40" in page.text
     assert "Voices 5" in page.text
     assert "Failed rows 3 7.5 %" in page.text
+    assert [tile["class"] for tile in page.all("div") if tile.get("class") in ("bad", "warn")] == ["bad", "warn"]
     assert "Beyond a check 1 2.7 %" in page.text
     assert re.search(r"de/carl\.2 8 8\.12 −\d+\.\d dB 1", page.text)  # rows, seconds, level, suspect
     assert "null_tokens 2 The row has no tokens." in page.text
@@ -160,6 +161,10 @@ def test_a_job_under_way_is_shown_as_one(tmp_path: Path, shards: int) -> None:
     assert bool(page.all("audio")) == bool(shards)
 
 
+def stored(ledger: Ledger) -> float:
+    return report.read(ledger, None).stored_bytes
+
+
 def test_of_many_shards_a_sample_is_read_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.report.EXACT_RECORDS", 3)
     ledger = shown_job.start(str(tmp_path / "out"), shown_job.write_manifest(tmp_path / "manifest.parquet"))
@@ -167,6 +172,10 @@ def test_of_many_shards_a_sample_is_read_and_named(tmp_path: Path, monkeypatch: 
         shown_job.make(ledger, shard)
     page = page_of(ledger)
     assert "failures are those of 3 of the 6 shards" in page.text
+    sample = stored(ledger)
+    monkeypatch.setattr("jobs.report.EXACT_RECORDS", 6)
+    assert sample == pytest.approx(stored(ledger), rel=0.3)  # and not half of it
+    monkeypatch.setattr("jobs.report.EXACT_RECORDS", 3)
     shown_job.make_all(ledger)
     finalise(ledger)
     whole = page_of(ledger)

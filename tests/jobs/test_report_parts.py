@@ -16,7 +16,7 @@ from PIL import Image
 
 from jobs.clips import read_clip
 from jobs.errors import StorageError
-from jobs.mel_picture import MAX_COLUMNS, mel_picture
+from jobs.mel_picture import MAX_COLUMNS, WINDOW, _levels, mel_picture
 from jobs.reasons import REASONS
 from jobs.records import CommitRecord
 from jobs.report_charts import BARS, histogram, nice_step, ticks
@@ -113,13 +113,15 @@ def test_the_choice_depends_on_how_the_rows_come(voices: int) -> None:
 
 def test_what_is_heard_is_what_is_worst() -> None:
     whole = frame(1_000, 5)
+    whole.loc[whole.index % 100 == 7, "dc"] *= -1  # an offset is as bad downwards
     choice = Choice(0)
     choice.add(whole)
     suspects = whole[whole["problems"] != ""]
     found = choice.suspects()
     assert {(pick.id, pick.value) for pick in found if pick.reason == "dc"} == set(
-        suspects.nlargest(3, "dc")[["id", "dc"]].itertuples(index=False, name=None)
+        suspects.loc[suspects["dc"].abs().nlargest(3).index, ["id", "dc"]].itertuples(index=False, name=None)
     )
+    assert len({pick.value > 0 for pick in found if pick.reason == "dc"}) == 2
     assert all(pick.problems == "dc,click_end" for pick in found)
     assert len({(pick.shard, pick.row) for pick in found}) == len(found)
     extremes = {pick.reason: pick.id for pick in choice.extremes()}
@@ -155,11 +157,13 @@ def test_even_lengths_look_even() -> None:
 
 
 def test_a_few_long_rows_do_not_press_all_others_into_one_bar() -> None:
-    chart = histogram(spread_of([*range(50, 150)] * 20 + [1_500]), title="t", axis="a", unit=length, what="row")
+    values = [3, *range(50, 150), 1_500] + [*range(50, 150)] * 19
+    chart = histogram(spread_of(values), title="t", axis="a", unit=length, what="row")
     assert chart is not None
     assert len(chart.bars) > 20
+    assert (chart.bars[0].label, chart.bars[-1].label) == ("up to 2.0 s: 21 rows", "5.9 s and more: 61 rows")
     assert chart.facts[-1] == ("most", "60.0 s")
-    assert sum(int(label.replace(",", "")) for label in re.findall(r": ([\d,]+) rows?", str(chart.bars))) == 2_001
+    assert sum(int(label.replace(",", "")) for label in re.findall(r": ([\d,]+) rows?", str(chart.bars))) == 2_002
 
 
 @pytest.mark.parametrize("values", [[5], [5, 5, 5], [0], [1, 1_500]])
@@ -167,6 +171,7 @@ def test_histograms_of_next_to_nothing(values: list[int]) -> None:
     chart = histogram(spread_of(values), title="t", axis="a", unit=length, what="row")
     assert chart is not None
     assert max(bar.height for bar in chart.bars) == 100
+    assert not any("up to" in bar.label or "and more" in bar.label for bar in chart.bars)  # nothing is beyond
     assert histogram(Spread(0.0, 1.0), title="t", axis="a", unit=length, what="row") is None
 
 
@@ -245,6 +250,21 @@ def test_a_worker_of_many_shards_is_drawn_with_few_pieces() -> None:
     assert sum(piece.again for piece in run.lanes[0].pieces) == 8
 
 
+def test_a_shard_that_was_read_ahead_counts_as_slow() -> None:
+    """A minute of audio each, made in 100, 50 and 50 s: a worker reads the next shard while it makes one."""
+    made = records([(0, 100), (20, 150), (110, 200)])
+    run = run_of(made, speed=1)
+    assert run is not None
+    assert run.speeds is not None
+    assert dict(run.speeds.facts) == {
+        "least": "0.6 ×",
+        "5 %": "0.6 ×",
+        "median": "1.2 ×",
+        "95 %": "1.2 ×",
+        "most": "1.2 ×",
+    }
+
+
 def test_nothing_done_yet_has_no_course() -> None:
     assert run_of([], speed=0) is None
 
@@ -284,6 +304,15 @@ def test_a_tone_is_where_it_belongs_and_silence_is_black() -> None:
     assert abs(int(light[:, 50].argmax()) - MEL_BINS * (1 - 31.4 / 51.1)) <= 2
     assert light[:, 50].max() > 240
     assert light[:, 150].max() < 15
+
+
+def test_white_noise_is_equally_light_at_all_pitches() -> None:
+    """And as light as it is: a sine at full scale is at 0 dB, noise by its share of the FFT's window."""
+    noise = np.random.default_rng(0).normal(0, 0.01, 30 * SAMPLE_RATE).astype(np.float32)
+    levels = 10 * np.log10((10 ** (_levels(noise) / 10)).mean(axis=1))
+    window = np.hanning(WINDOW)
+    expected = 10 * np.log10(0.01**2 * np.square(window).sum() / (window.sum() / 2) ** 2)
+    assert np.abs(levels - expected).max() < 1.5
 
 
 @pytest.mark.parametrize("samples", [0, 1, 720, SAMPLES_PER_TOKEN, 25 * SAMPLE_RATE])
