@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -71,6 +72,12 @@ class Ledger(Commits):
     def tables(self) -> Tables:
         """The columns of the tables that the job leaves."""
         return Tables.of(self.job, self.plan.manifest.columns)
+
+    @property
+    def resume_command(self) -> str:
+        """The line that goes on with the job."""
+        options = ["--storage-options", "FILE"] if self.folder.has_options else []
+        return shlex.join(["s3gen", "resume", self.folder.url, *options])
 
     @property
     def public_index(self) -> tuple[Folder, str]:
@@ -260,8 +267,7 @@ class Ledger(Commits):
         left = len(self.plan) - len(self.committed())
         if left:
             raise Unfinished(
-                f"{self.folder.url}: {left} of {len(self.plan)} shards are not done; "
-                f"go on with: s3gen resume {self.folder.url}"
+                f"{self.folder.url}: {left} of {len(self.plan)} shards are not done; go on with: {self.resume_command}"
             )
 
     def fix_choices(self) -> None:

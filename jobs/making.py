@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import platform
-import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -132,7 +131,7 @@ def _to_the_end(
     if len(done) < len(ledger.plan):
         if share is None:
             url = ledger.folder.url
-            raise Unfinished(f"{url}: shards that were committed are gone; go on with: {_again(ledger.folder)}")
+            raise Unfinished(f"{url}: shards that were committed are gone; go on with: {ledger.resume_command}")
         _make_shards(trade, ledger, share, done, lease, stop, console)
     work = None if _is_small(ledger.plan) else on_ray(trade.config, ledger, lease, stop)
     return finalise(ledger, work), len(ledger.plan) - len(done)
@@ -265,7 +264,7 @@ def on_ray(config: RunConfig, ledger: Ledger, lease: Lease, stop: Stop) -> Work:
         if len(reports) < len(tasks):
             why = [f"{tasks[number]}: {reason}" for number, reason in sorted(schedule.given_up.items())[:SHOWN_SHARDS]]
             lines = [f"{ledger.folder.url}: all shards are done, but the end of the job is not", *why]
-            raise Unfinished("\n".join([*lines, f"go on with: {_again(ledger.folder)}"]))
+            raise Unfinished("\n".join([*lines, f"go on with: {ledger.resume_command}"]))
         return [reports[number] for number in range(len(tasks))]
 
     return work
@@ -280,8 +279,4 @@ def _what_is_left(ledger: Ledger, left: int, schedule: Schedule, stop: Stop) -> 
     lines += [f"  shard {shard} was given up: {reason}" for shard, reason in failed[:SHOWN_SHARDS]]
     if len(failed) > SHOWN_SHARDS:
         lines.append(f"  and {len(failed) - SHOWN_SHARDS} more were given up")
-    return "\n".join([*lines, f"go on with: {_again(ledger.folder)}"])
-
-
-def _again(folder: Folder) -> str:
-    return f"s3gen resume {shlex.quote(folder.url)}"
+    return "\n".join([*lines, f"go on with: {ledger.resume_command}"])

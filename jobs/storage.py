@@ -60,6 +60,11 @@ class Folder:
         """Another folder, reached with the same options."""
         return Folder(url, self._options)
 
+    @property
+    def has_options(self) -> bool:
+        """Whether it was reached with storage options, which another command has to be given too."""
+        return bool(self._options)
+
     def with_patience(self, patience: Patience) -> Folder:
         """The same folder over the same connections; requests to a remote store are repeated so long and no longer."""
         store = self._store.with_patience(patience) if isinstance(self._store, RemoteStore) else self._store

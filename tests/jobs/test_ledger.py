@@ -445,3 +445,12 @@ def test_job_json_is_readable_and_says_what_the_job_is(tmp_path: Path, manifest:
     job = json.loads((tmp_path / "out" / "job.json").read_text())
     assert job["config"]["manifest"] == manifest
     assert job["plan"] == plan_of(manifest).digest
+
+
+def test_the_command_that_goes_on_lacks_what_the_store_needs(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path / "m.parquet")
+    ledger = start(str(tmp_path / "my speech"), manifest)
+    assert ledger.resume_command == f"s3gen resume '{ledger.folder.url}'"
+    # For its inputs, where the output is local.
+    reached = Ledger.open(Folder(ledger.folder.url, {"key": "AKIA", "secret": "hunter22"})).reopened()
+    assert reached.resume_command == f"s3gen resume '{ledger.folder.url}' --storage-options FILE"
