@@ -73,8 +73,12 @@ def _is_secret(change: str) -> bool:
     return change.partition("=")[0].strip().partition(".")[0] in SECRET_KEYS
 
 
-def job_options(function: Callable[..., None]) -> Command:
-    """Gives a command, for CONFIG and the options that belong to it, one `Given`."""
+def job_options(function: Callable[..., None], storage: Callable[[Any], Any] = storage_option) -> Command:
+    """Gives a command, for CONFIG and the options that belong to it, one `Given`.
+
+    Args:
+        storage: the option of that name, where it means something else.
+    """
 
     @wraps(function)
     def run(
@@ -88,6 +92,6 @@ def job_options(function: Callable[..., None]) -> Command:
         given = Given(config=config, changes=changes, manifest=manifest, limit=limit, storage_options=storage_options)
         function(given, **others)
 
-    for option in (storage_option, limit_option, manifest_option, set_option, config_argument):
+    for option in (storage, limit_option, manifest_option, set_option, config_argument):
         run = option(run)
     return run

@@ -2,56 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import click
 
-from jobs.command import (
-    FINISHED,
-    PLAN_COMMAND,
-    Context,
-    command,
-    config_argument,
-    folders,
-    limit_option,
-    manifest_option,
-    overrides_of,
-    print_part,
-    set_option,
-)
-from jobs.given import Given
+from jobs.command import FINISHED, PLAN_COMMAND, Context, command, folders, overrides_of, print_part
+from jobs.given import Given, job_options
 
 if TYPE_CHECKING:
     from jobs.config import JobConfig
     from jobs.submit import Submitted
 
 
+cluster_file = click.option(
+    "--storage-options", metavar="FILE", help="Absolute path of such a file on the cluster's head."
+)
+
+
 @click.command()
-@config_argument
 @click.option("--address", required=True, metavar="URL", help="Of the cluster's dashboard: http://HEAD:8265.")
-@set_option
-@manifest_option
-@limit_option
+@partial(job_options, storage=cluster_file)
 @click.option(
     "--working-dir",
     metavar="DIR",
     shell_complete=folders,
     help="A folder that travels along, such as a clone of this project.",
 )
-@click.option("--storage-options", metavar="FILE", help="Absolute path of such a file on the cluster's head.")
 @click.option("--no-wait", is_flag=True, help="Print the submission's id and leave.")
 @command
-def submit(
-    context: Context,
-    config: str,
-    address: str,
-    changes: tuple[str, ...],
-    manifest: str | None,
-    limit: int | None,
-    working_dir: str | None,
-    storage_options: str | None,
-    no_wait: bool,
-) -> int:
+def submit(context: Context, given: Given, address: str, working_dir: str | None, no_wait: bool) -> int:
     """Run a job on a Ray cluster, through Ray's job API.
 
     The configuration is checked here and sent; on the cluster's head `s3gen synth` runs it, with ray_address: auto. Its
@@ -77,35 +58,36 @@ def submit(
     from jobs.submit import SubmitOrder
     from jobs.submit import submit as send
 
-    job = _checked(config, changes, manifest, storage_options)
-    plan = {} if limit is None else {PLAN_COMMAND: _plan_command(config, changes, manifest)}
-    sent = send(
-        SubmitOrder(
-            config=job, address=address, limit=limit, working_dir=working_dir, storage_options=storage_options,
-            environment=plan,
-        )
-    )  # fmt: skip
+    order = SubmitOrder(
+        config=_checked(given),
+        address=address,
+        limit=given.limit,
+        working_dir=working_dir,
+        storage_options=given.storage_options,
+        environment={} if given.limit is None else {PLAN_COMMAND: _plan_command(given)},
+    )
+    sent = send(order)
     return _leave(sent) if no_wait else _follow(sent, address)
 
 
-def _checked(config: str, changes: tuple[str, ...], manifest: str | None, storage_options: str | None) -> JobConfig:
+def _checked(given: Given) -> JobConfig:
     from jobs.config import load_config
     from jobs.submit import local_paths
 
     # A file of the cluster's goes before whatever the configuration names.
-    instead = [] if storage_options is None else ["storage_options={}"]
-    job = load_config(config, [*overrides_of(changes, manifest), *instead])
+    instead = [] if given.storage_options is None else ["storage_options={}"]
+    job = load_config(given.config, [*overrides_of(given.changes, given.manifest), *instead])
     local = local_paths(job)
     if local:
         click.echo(f"local paths, which every machine of the cluster has to have: {', '.join(local)}", err=True)
     return job
 
 
-def _plan_command(config: str, changes: tuple[str, ...], manifest: str | None) -> str:
+def _plan_command(given: Given) -> str:
     """What a trial on the cluster ends with: the command here."""
     # Of several values for a key only the last was checked, for secrets as well.
-    last = {change.partition("=")[0].strip(): change for change in changes}
-    return Given(config=config, changes=tuple(last.values()), manifest=manifest).again("plan")
+    last = {change.partition("=")[0].strip(): change for change in given.changes}
+    return replace(given, changes=tuple(last.values()), storage_options=None).again("plan")
 
 
 def _leave(sent: Submitted) -> int:
