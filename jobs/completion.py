@@ -62,6 +62,7 @@ class Shell(ShellComplete):
     """
 
     source_template = ""
+    _option = ""  # of `--option=value` at the cursor what is before the value, which is not a candidate's part
     _cut = 0  # characters of the word that the shell keeps as they are
 
     def source(self) -> str:
@@ -73,6 +74,8 @@ class Shell(ShellComplete):
         line = os.environ["COMP_LINE"]
         words = split_arg_string(line)[1:]
         word = words.pop() if words and not line[-1:].isspace() else ""
+        option, equals, _ = word.partition("=")
+        self._option = option + equals if word.startswith("-") and equals else ""
         self._cut = self.kept(word)
         return words, word
 
@@ -82,7 +85,8 @@ class Shell(ShellComplete):
 
     def format_completion(self, item: CompletionItem[Any]) -> str:
         """A candidate as a line."""
-        return f"{item.type},{str(item.value)[self._cut if item.type == 'plain' else 0 :]}"
+        value = str(item.value)
+        return f"{item.type},{f'{self._option}{value}'[self._cut :] if item.type == 'plain' else value}"
 
 
 class Bash(Shell):
@@ -126,8 +130,8 @@ _s3gen_completion() {
     for item in "${(@f)$(COMP_LINE="${words[1,CURRENT-1]} $PREFIX" _S3GEN_COMPLETE=zsh_complete s3gen 2>/dev/null)}"; do
         value="${item#*,}"
         case "${item%%,*}" in
-            file) compset -P '*='; _path_files ;;
-            dir) _path_files -/ ;;
+            file) compset -p $(( ${#PREFIX} - ${#value} )); _path_files ;;
+            dir) compset -p $(( ${#PREFIX} - ${#value} )); _path_files -/ ;;
             plain) if [[ "$value" == *= ]]; then open+=("$value"); else whole+=("$value"); fi ;;
         esac
     done
@@ -148,6 +152,10 @@ class Fish(Shell):
 
     name = "fish"
     source_template = r"""# s3gen: completion for fish
+function __s3gen_before
+    set -l word (commandline -ct)
+    string sub -l (math (string length -- "$word") - (string length -- "$argv[1]")) -- "$word"
+end
 function _s3gen_completion
     set -l line (commandline -cp)
     for item in (env COMP_LINE="$line" _S3GEN_COMPLETE=fish_complete s3gen 2>/dev/null)
@@ -156,12 +164,15 @@ function _s3gen_completion
             case plain
                 echo $parts[2]
             case file
-                set -l kept (string match -r '^[^=]*=' -- (commandline -ct))
+                set -l kept (__s3gen_before $parts[2])
                 for path in (__fish_complete_path $parts[2])
                     echo "$kept$path"
                 end
             case dir
-                __fish_complete_directories $parts[2]
+                set -l kept (__s3gen_before $parts[2])
+                for path in (__fish_complete_directories $parts[2])
+                    echo "$kept$path"
+                end
         end
     end
 end

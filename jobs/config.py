@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
@@ -37,6 +38,16 @@ def _absolute_model(value: str) -> str:
         return value
     local = value.startswith((".", "/", "~")) or os.path.exists(value)
     return _absolute(value) if local or is_url(value) or not value.strip() else value
+
+
+def _folder(value: str) -> str:
+    """Refuses a local place where no folder can be: one that is a file, or in a file."""
+    if not is_url(value):
+        # The nearest that is there.
+        there = next(str(path) for path in (Path(value), *Path(value).parents) if os.path.exists(path))
+        if not os.path.isdir(there):
+            raise ValueError(f"{shown(there)} is a file; give a folder, which the job makes if it is not there")
+    return value
 
 
 Text = Annotated[str, Field(max_length=4_096), AfterValidator(_without_nul)]
@@ -119,7 +130,7 @@ class JobConfig(RunConfig):
     model_file: Text | None = None  # which file of a folder that holds several checkpoints
     manifest: Place  # path, glob or URL of Parquet
     voices: Place  # the voice table
-    output: Place
+    output: Annotated[Place, AfterValidator(_folder)]
     format: Literal["parquet", "webdataset"] = "parquet"
     audio: Literal["flac", "wav"] = "flac"
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 512

@@ -11,9 +11,11 @@ import pytest
 
 from jobs.changes import MAY_CHANGE
 from jobs.completion import SHELLS
-from jobs.config import JobConfig, config_from
+from jobs.config import EngineConfig, JobConfig, config_from
 from jobs.refusals import SECRET_KEYS
 from tests.jobs.command import cli
+
+ENGINE = [f"engine.{name}=" for name in list(EngineConfig.model_fields)[2:]]
 
 
 def offered(line: str, shell: str = "zsh") -> list[str]:
@@ -31,7 +33,14 @@ def offered(line: str, shell: str = "zsh") -> list[str]:
         ("s3gen plan my_j", ["file,my_j"]),
         ("s3gen plan my_job.yaml --set engine.d", ["plain,engine.device=", "plain,engine.dtype="]),
         ("s3gen plan my_job.yaml --set engine.dtype=b", ["plain,engine.dtype=bfloat16"]),
-        ("s3gen plan my_job.yaml --set=keep_inputs=", ["plain,keep_inputs=true", "plain,keep_inputs=false"]),
+        (
+            "s3gen plan my_job.yaml --set=keep_inputs=",
+            ["plain,--set=keep_inputs=true", "plain,--set=keep_inputs=false"],
+        ),
+        # Shells that replace whole words get the option with it; a path is for the shell to complete.
+        ("s3gen plan my_job.yaml --set=engine.dt", ["plain,--set=engine.dtype="]),
+        ("s3gen plan my_job.yaml --set=voices=data/", ["file,data/"]),
+        ("s3gen plan my_job.yaml --manifest=data/", ["file,data/"]),
         ("s3gen synth --set workers=2 --set format=w", ["plain,format=webdataset"]),
         ("s3gen synth --set batch.max_frames=", ["plain,batch.max_frames=auto"]),
         ("s3gen synth --set manifest=data/", ["file,data/"]),
@@ -80,6 +89,11 @@ def test_a_script_lacks_what_its_shell_needs(shell: str) -> None:
         # Bash replaces what stands behind the last `=` or `:`, and only that.
         ("s3gen synth job.yaml --set engine.dtype=f", ["float32", "float16"]),
         ("s3gen synth job.yaml --set engine.dtype=", ["float32", "tf32", "bfloat16", "float16"]),
+        ("s3gen synth job.yaml --set=eng", ["engine.device=", "engine.dtype=", *ENGINE]),
+        ("s3gen synth job.yaml --set=engine.dtype=f", ["float32", "float16"]),
+        ("s3gen synth job.yaml --set x=a:b --set=audio=", ["flac", "wav"]),
+        ("s3gen plan job.yaml --pri", ["--price"]),
+        ("s3gen synth job.yaml --set ray_address=h:63", []),
         ("s3gen status s3://bucket/out --js", ["--json"]),
     ],
 )

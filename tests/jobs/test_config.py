@@ -285,3 +285,12 @@ def test_a_configuration_in_a_bucket_is_no_such_file() -> None:
 def test_a_section_is_given_a_value_and_its_keys_are_not_named(config_file: Path) -> None:
     with pytest.raises(InputError, match=r"batch: 3 is refused: .*, such as batch.max_frames$"):
         load_config(config_file, ["batch=3"])
+
+
+@pytest.mark.parametrize("below", ["", "/speech", "/my/speech"])
+def test_an_output_that_is_a_file_is_found_when_the_job_begins(config_file: Path, below: str) -> None:
+    with pytest.raises(InputError, match=r"^output: '.*' is a file; give a folder") as caught:
+        load_config(config_file, [f"output={config_file}{below}"])
+    assert f"'{config_file}'" in str(caught.value)
+    assert load_config(config_file, [f"output={config_file.parent}{below}"])
+    assert load_config(config_file, ["output=s3://bucket/job.yaml"])
