@@ -39,6 +39,7 @@ PATIENCE_SECONDS = 20.0  # without any worker placed, before the user is told wh
 START_ERRORS = 3  # errors in a row while making a worker, with none at work, that end the run
 START_DEATHS = 10  # the same, for workers that were killed while they were made
 FIRST_BACKOFF_SECONDS, LAST_BACKOFF_SECONDS = 0.5, 30.0
+SHOWN_TASKS = 5  # of those in hand, in a message
 LOST_SECONDS, MOST_LOST = 60.0, 20  # how long a lost worker stays to be seen, and how many
 
 OnReport = Callable[[int, Any], None]
@@ -113,7 +114,7 @@ class Crew:
                 if looked:  # and whoever can be is at work again
                     on_look(self.sights())
                 self._listen(schedule, on_report)
-            self._drain(schedule, on_report)
+            self._drain(schedule, on_report, on_look)
         finally:
             for member in self._members:
                 member.kill()
@@ -360,11 +361,16 @@ class Crew:
                 *(sum(node.cpus for node in have), sum(node.gpus for node in have)),
             )
 
-    def _drain(self, schedule: Schedule, on_report: OnReport) -> None:
+    def _drain(self, schedule: Schedule, on_report: OnReport, on_look: OnLook) -> None:
         """Takes the reports of tasks in hand that end soon; the others are dropped, and nothing of them is visible."""
         until = time.monotonic() + DRAIN_SECONDS
+        if schedule.in_hand:
+            held = [self._describe(task) for member in self._members for task in member.tasks]
+            names = ", ".join(held[:SHOWN_TASKS]) + (" and others" if len(held) > SHOWN_TASKS else "")
+            log.info("stopping: waiting up to %g s for %d in hand: %s", DRAIN_SECONDS, len(held), names)
         while schedule.in_hand and time.monotonic() < until:
             self._listen(schedule, on_report)
+            on_look(self.sights())
 
 
 def explain(error: BaseException) -> str:

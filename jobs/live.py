@@ -20,6 +20,7 @@ from jobs.sight import STATES, Sight
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
 DRAW_SECONDS = 0.5  # between two drawings on a terminal
 MOST_WORKERS = 20  # with a line of their own
+LEAST_WORKERS = 2  # lines: of one, a line would say how many more there are, and nothing of any
 WIDEST = 100  # columns of their table
 OTHER_LINES = 9  # of the view, beside the workers'
 
@@ -76,8 +77,8 @@ class _View:
             self.live.update(self._drawing(), refresh=True)
 
     def _drawing(self) -> RenderableType:
-        room = max(1, min(MOST_WORKERS, self._console.height - OTHER_LINES))
-        workers = [worker_table(self._workers, self._meter, room)] if self._workers else []
+        room = min(MOST_WORKERS, self._console.height - OTHER_LINES)
+        workers = [worker_table(self._workers, self._meter, room)] if self._workers and room >= LEAST_WORKERS else []
         return Group(summary(self._meter), *workers)
 
 

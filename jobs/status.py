@@ -11,9 +11,10 @@ from typing import Any, Literal
 import numpy as np
 
 from jobs.lease import Timing, is_live, read_lease
-from jobs.ledger import Ledger
+from jobs.ledger import Ledger, exists
 from jobs.plan import ShardSet
 from jobs.records import CommitRecord
+from jobs.rounds import read_rounds
 from jobs.storage import Folder
 from jobs.tally import Summary, Tally
 from jobs.urls import Options
@@ -70,6 +71,8 @@ class Observer:
         It is ``running`` when its lease was renewed within the last 30 seconds by the clock on the wall and its
         process, where it is on this host, is alive.
         """
+        if len(read_rounds(self._folder)) != len(self._ledger.rounds):
+            self._ledger = self._ledger.reopened()  # with a longer plan
         summary = self._ledger.summary()
         if summary is not None:
             return _finished(summary)
@@ -106,6 +109,11 @@ class Observer:
         # Shards that are not in the sample fill the time between those that are, unless it is a pause between two runs.
         starts = sorted(record.started_at for record in records)
         return Tally.of(records, PAUSE_GAPS * median(after - before for before, after in pairwise(starts)))
+
+
+def is_begun(output: str, options: Options | None = None) -> bool:
+    """Whether there is a job to look at."""
+    return exists(Folder(output, options))
 
 
 def status(output: str, options: Options | None = None, *, timing: Timing | None = None) -> Status:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 import click
@@ -15,12 +15,15 @@ from rich.text import Text
 
 from jobs.command import FINISHED, Context, command, json_option, options_of, output_argument, storage_option
 from jobs.progress import LINE_REASONS, clock_time, listed, say
+from jobs.streams import unprinted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobs.status import Observer, Status
+    from jobs.urls import Options
 
+AWAIT_SECONDS, LOOK_SECONDS = 600, 5  # for a job to be begun, and between two looks
 WATCH_SECONDS, LEAST_SECONDS, MOST_SECONDS = 5.0, 0.5, 86_400.0
 
 
@@ -55,7 +58,8 @@ def status(context: Context, output: str, as_json: bool, watch: float | None, st
 
     While it runs and after, from any machine. Rows count when their shard is committed. Of more than 4,096 shards so
     many are looked at: what is then said of failures, audio and speed is about right. With --watch it is said again and
-    again, until the job is finished or nobody works on it; Ctrl-C ends the watching, and nothing else.
+    again, until the job is finished or nobody works on it; Ctrl-C ends the watching, and nothing else. A job that is
+    yet to begin is waited for, ten minutes at most.
 
     \b
     Examples:
@@ -66,31 +70,42 @@ def status(context: Context, output: str, as_json: bool, watch: float | None, st
     \b
     Exit codes:
       0  it could answer, whatever the state is
-      2  no such job
+      2  no such job; with --watch: none for ten minutes
     """
     from jobs.status import Observer
 
-    observer = Observer(output, options_of(storage_options))
+    options = options_of(storage_options)
     if watch is None:
-        found = observer.look()
+        found = Observer(output, options).look()
         click.echo(json.dumps(found.as_dict()) if as_json else "\n".join(_lines(found)))
-    else:
-        _watch(observer, watch, as_json)
+        return FINISHED
+    with suppress(KeyboardInterrupt):  # ends the watching, and nothing else
+        _await(output, options, context.console)
+        _watch(Observer(output, options), watch, as_json)
     return FINISHED
 
 
-def _watch(observer: Observer, seconds: float, as_json: bool) -> None:
-    """Shows a job again and again; Ctrl-C ends that, and nothing else."""
-    with _showing(as_json) as show:
-        try:
-            while True:
-                found = observer.look()
-                show(found)
-                if found.state != "running":
-                    return
-                time.sleep(seconds)
-        except KeyboardInterrupt:
+def _await(output: str, options: Options, console: Console) -> None:
+    """Returns when a job is there, or none has come for long: a run writes nothing before its model is loaded."""
+    from jobs.status import is_begun
+
+    for waited in range(0, AWAIT_SECONDS, LOOK_SECONDS):
+        if is_begun(output, options):
             return
+        if not waited:
+            say(console, f"{output}: no job was begun here yet; waiting up to {clock_time(AWAIT_SECONDS)} for one")
+        time.sleep(LOOK_SECONDS)
+
+
+def _watch(observer: Observer, seconds: float, as_json: bool) -> None:
+    """Shows a job until it is finished or stopped, or nobody reads on."""
+    with _showing(as_json) as show:
+        while True:
+            found = observer.look()
+            show(found)
+            if found.state != "running" or unprinted():
+                return
+            time.sleep(seconds)
 
 
 @contextmanager

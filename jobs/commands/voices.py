@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from jobs.command import FINISHED, REPORTED, SHOWN_ITEMS, Context, command, files, options_of, storage_option
+from jobs.plain_yaml import legible
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def _print_voices(report: BuildReport) -> None:
     if report.failures:
         click.echo(f"{len(report.failures)} clips did not become voices, see {report.failures_url}:")
     for failure in report.failures[:SHOWN_ITEMS]:
-        click.echo(f"  {failure.voice_id or failure.source}: {failure.error}: {failure.message}")
+        name = legible(failure.voice_id or failure.source or "a clip")
+        click.echo(f"  {name}: {failure.error}: {legible(failure.message)}")
     if len(report.failures) > SHOWN_ITEMS:
         click.echo(f"  and {len(report.failures) - SHOWN_ITEMS} more")

@@ -152,6 +152,17 @@ def test_voices_cut_shorter_than_a_voice_are_refused(tmp_path: Path, max_seconds
     assert not out.exists()
 
 
+def test_the_name_of_a_clip_commands_the_terminal(tmp_path: Path) -> None:
+    write_clips(tmp_path / "clips")
+    (tmp_path / "clips" / "a\x1b[31mEVIL\nfake: all is well.wav").write_bytes(b"")
+    result = cli("voices", tmp_path / "clips", "--out", tmp_path / "v.parquet", "--model", "random:tiny")
+    assert result.exit_code == 3, result.output
+    said = result.stdout.splitlines()
+    assert len(said) == 3
+    assert said[2].startswith(r"  'a\x1b[31mEVIL\nfake: all is well': ")
+    assert result.stdout.replace("\n", "").isprintable()
+
+
 def test_an_unexpected_error_is_one_line_and_exit_1(
     job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -95,6 +95,29 @@ def test_a_worker_without_work_is_taken_for_hung(monkeypatch: pytest.MonkeyPatch
     assert len(world.actors) == 2
 
 
+def test_a_run_that_was_told_to_stop_seems_to_hang(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    world = World(monkeypatch, {"a": 2}, lambda actor, order: (1e6 if order.shard else 30.0, order))
+    run = Run(world, 6)
+    with caplog.at_level("INFO", "jobs"):
+        run.work(seconds=30)
+    assert sorted(run.reports) == [0]
+    assert "stopping: waiting up to 12 s for 2 in hand: 0, 1" in caplog.text
+    # The view of it goes on: shard 1 is in hand when shard 0 is done, and for some seconds more.
+    held = [[each.task for sight in look for each in sight.held] for look in run.looks]
+    assert held[-1] == [1]
+    assert run.looks[-1][0].seconds > 30
+
+
+def test_a_run_that_is_done_waits_for_nothing(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", "jobs"):
+        Run(World(monkeypatch, {"a": 2}, steady()), 6).work()
+    assert caplog.text == ""
+
+
 # --- rows that kill ---------------------------------------------------------------------------------------------------
 
 

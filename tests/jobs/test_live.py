@@ -107,6 +107,21 @@ def test_a_long_host_name_pushes_the_numbers_off_the_screen(width: int, clock: C
     assert line.split()[1:] == ["123456", "0", "at", "work", "0:00:03", "123456", "1", "-"]
 
 
+@pytest.mark.parametrize(("height", "shown"), [(7, False), (10, False), (11, True)])
+def test_a_small_terminal_shows_headings_and_no_worker(
+    height: int, shown: bool, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setattr(live, "DRAW_SECONDS", 0.0)
+    stream = io.StringIO()
+    workers = [Sight(name=f"here:{pid}", gpus=(), state="idle", seconds=3) for pid in (71, 72)]
+    console = Console(file=stream, force_terminal=True, width=80, height=height)
+    with showing(Meter(rows_total=10, clock=clock), console) as changed:
+        changed(workers)
+    assert "0/10" in stream.getvalue()
+    assert [word in stream.getvalue() for word in ("host", "here")] == [shown, shown]
+
+
 def test_a_thousand_workers_scroll_those_in_trouble_away(clock: Clock) -> None:
     workers = [
         Sight(name=f"n:{pid}", gpus=(), state="at work", seconds=9, held=[Held(pid, 1 + (pid == 700), pid)])

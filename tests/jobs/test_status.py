@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,10 +16,11 @@ from jobs.finish import finalise
 from jobs.lease import Timing, is_live, read_lease
 from jobs.ledger import Ledger
 from jobs.plan import ShardSet
+from jobs.retry import begin_retry
 from jobs.status import Observer, status
 from jobs.tally import Tally
 from tests.jobs.command import cli
-from tests.jobs.made_job import bare_record, make, make_all, start, write_manifest
+from tests.jobs.made_job import bare_record, make, make_all, prepare, start, write_manifest
 
 
 @pytest.fixture
@@ -218,10 +219,62 @@ def test_the_end_of_watching_looks_like_a_failure(
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("jobs.commands.status.time", SimpleNamespace(sleep=interrupt))
+    _while_it_waits(monkeypatch, interrupt)
+    early = cli("status", tmp_path / "out", "--watch")
+    assert (early.exit_code, early.stdout) == (0, "")
     with start(str(tmp_path / "out"), manifest).lease():
         result = cli("status", tmp_path / "out", "--watch")
     assert (result.exit_code, result.stderr) == (0, "")
+
+
+def _while_it_waits(monkeypatch: pytest.MonkeyPatch, does: Callable[[float], object]) -> None:
+    monkeypatch.setattr("jobs.commands.status.time", SimpleNamespace(sleep=does))
+
+
+def test_a_job_is_watched_before_its_model_is_loaded(
+    tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    waits: list[float] = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        if len(waits) == 3:
+            start(str(tmp_path / "out"), manifest)
+
+    _while_it_waits(monkeypatch, wait)
+    result = cli("status", tmp_path / "out", "--watch", "3600", "--json")
+    assert (result.exit_code, waits) == (0, [5, 5, 5])
+    assert json.loads(result.stdout)["state"] == "stopped"
+    assert result.stderr == f"{tmp_path / 'out'}: no job was begun here yet; waiting up to 0:10:00 for one\n"
+
+
+def test_a_job_that_never_begins_is_waited_for_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[float] = []
+    _while_it_waits(monkeypatch, waits.append)
+    result = cli("status", tmp_path / "out", "--watch")
+    assert (result.exit_code, sum(waits)) == (2, 600)
+    assert result.stderr.endswith("no job was begun here (there is no job.json)\n")
+
+
+def test_whoever_watches_a_finished_job_misses_its_next_round(
+    tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = start(str(tmp_path / "out"), manifest)
+    for shard in range(len(ledger.plan)):
+        assert ledger.commit(*prepare(ledger, shard, trouble=lambda row: "bad_audio" if row.id == "u3" else None))
+    observer = Observer(ledger.folder.url)
+    finalise(ledger)
+    first = observer.look()
+    with ledger.lease():
+        again = begin_retry(ledger)
+        assert again is not None
+        running = observer.look()
+        assert (running.state, running.shards_total) == ("running", first.shards_total + 1)
+        make(again, first.shards_total)
+        finalise(again)
+    last = observer.look()
+    assert (first.state, last.state) == ("finished", "finished")
+    assert (first.rows_failed, running.rows_failed, last.rows_failed) == (3, 2, 2)
 
 
 @pytest.mark.parametrize(
