@@ -25,6 +25,11 @@ class StorageError(JobError):
     """A storage operation that surely failed: a write left nothing behind, so its own files may be deleted."""
 
 
+class Refused(StorageError):
+    """A file that is there and is not given out, or cannot be a file at all: its store is well, and asking again is
+    of no use."""
+
+
 class StorageUnknown(JobError):
     """A write whose outcome is not known (a time-out, a lost connection): it may still have landed.
 

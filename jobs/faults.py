@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.credentials import scrubbed
-from jobs.errors import InputError, JobError, StorageError, StorageUnknown
+from jobs.errors import InputError, JobError, Refused, StorageError, StorageUnknown
 
 PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
 # Some stores say these with status 400 or 403: the request was too slow, or came over damaged.
@@ -22,6 +22,11 @@ UNDECIDED_STATUS = frozenset({408, 409, 429})  # of the 4xx, those that do not s
 PASSING_ERRNO = frozenset(
     {errno.ECONNRESET, errno.ECONNABORTED, errno.ECONNREFUSED, errno.EPIPE, errno.ETIMEDOUT}
     | {errno.ENETUNREACH, errno.ENETDOWN, errno.EHOSTUNREACH, errno.EHOSTDOWN}
+)
+GONE_STATUS = frozenset({404, 410})
+# Of a path on a disk: there is something in the way that is of no use, or no right to read it.
+OWN_ERRNO = frozenset(
+    {errno.EACCES, errno.EPERM, errno.EISDIR, errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.ENXIO, errno.EINVAL}
 )
 
 
@@ -40,6 +45,8 @@ def translated(what: str, error: Exception, hidden: list[str], *, uncertain: boo
     reason = scrubbed(described(error), hidden)
     if isinstance(error, TypeError):  # s3fs looks at its options only when it connects
         return InputError(f"{what}: a storage option is not accepted: {reason}")
+    if not uncertain and refused(error):
+        return Refused(f"{what}: {reason}")
     if not uncertain or surely_failed(error):
         return StorageError(f"{what}: {reason}")
     return StorageUnknown(f"{what}: {reason} (it may have been written all the same)")
@@ -68,6 +75,20 @@ def passes(error: Exception) -> bool:
     if isinstance(error, of_s3 | of_http | ConnectionError | TimeoutError | socket.gaierror):
         return True
     return isinstance(error, OSError) and error.errno in PASSING_ERRNO
+
+
+def refused(error: Exception) -> bool:
+    """Whether what was asked for is at fault alone, and not the store, or the rights that all its files need."""
+    from aiohttp import ClientResponseError
+    from botocore.exceptions import ParamValidationError
+
+    status = status_of(error)
+    if status is not None:
+        # A list of links holds some that lead nowhere any more, whereas a bucket refuses all of its objects.
+        return isinstance(error, ClientResponseError) and 400 <= status < 500 and not passes(error)
+    return isinstance(error, ValueError | ParamValidationError) or (
+        isinstance(error, OSError) and error.errno in OWN_ERRNO
+    )
 
 
 def surely_failed(error: Exception) -> bool:

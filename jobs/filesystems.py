@@ -11,22 +11,25 @@ import contextlib
 import errno
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import copy
-from typing import IO, Any, cast
+from typing import IO, Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from jobs.credentials import scrubbed, secret_texts
 from jobs.errors import InputError, JobError
-from jobs.faults import translated
+from jobs.faults import GONE_STATUS, status_of, translated
 from jobs.patience import PATIENT, Patience
 from jobs.urls import Options, options_for, store_of
 
 READ_BLOCK = 1 << 22  # bytes per ranged request; fsspec's 50 MiB for S3 would fetch a file to read its footer
 S3 = frozenset({"s3", "s3a"})
+HTTP = frozenset({"http", "https"})
 CONNECT_SECONDS = 5.0
 READ_SECONDS = 15.0  # without a byte of the answer
 REQUEST_SECONDS = 600.0  # for all of a request, should a server stop to read
+
+T = TypeVar("T")
 
 
 class FileSystem:
@@ -62,7 +65,7 @@ class FileSystem:
             kw["timeout"] = REQUEST_SECONDS
         call = getattr(self.fs, method)
         return self.patience.repeat(
-            lambda: call(*args, **kw),
+            lambda: self._unmasked(lambda: call(*args, **kw)),
             store=self._store,
             what=f"{verb} {url}",
             hidden=self._hidden,
@@ -75,12 +78,22 @@ class FileSystem:
             # Its files share one position between all their readers.
             return io.BytesIO(self.fs.cat_file(path))
         handle = self.patience.repeat(
-            lambda: self.fs.open(path, "rb", block_size=READ_BLOCK),
+            lambda: self._unmasked(lambda: self.fs.open(path, "rb", block_size=READ_BLOCK)),
             store=self._store,
             what=f"read {url}",
             hidden=self._hidden,
         )
         return cast(IO[bytes], _Reader(handle, self, url))
+
+    def _unmasked(self, request: Callable[[], T]) -> T:
+        """What a request returns, or raises: of HTTP servers fsspec says for any reason that there is no such file."""
+        try:
+            return request()
+        except FileNotFoundError as error:
+            cause = error.__cause__
+            if self.protocol in HTTP and isinstance(cause, Exception) and status_of(cause) not in GONE_STATUS:
+                raise cause from None
+            raise
 
     def read(self, handle: Any, size: int, url: str) -> bytes:
         """``handle.read(size)``, repeated: one that fails has not moved the handle."""

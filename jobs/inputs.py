@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO, Any
 
@@ -11,6 +13,8 @@ from jobs.errors import InputError
 from jobs.filesystems import FileSystem, reading_errors
 from jobs.patience import PATIENT, Patience
 from jobs.urls import Options, absolute_url, is_url
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,6 +31,7 @@ def open_input(url: str, options: Options | None = None, *, patience: Patience =
 
     Raises:
         FileNotFoundError: there is none.
+        Refused: it is not given out, whoever asks and when.
         StorageError: it cannot be opened; later, when it is read, that it cannot be read.
     """
     url = absolute_url(url)
@@ -70,13 +75,15 @@ def expand(
     options: Options | None = None,
     *,
     suffixes: tuple[str, ...] | None = None,
+    hidden: bool = False,
     patience: Patience = PATIENT,
 ) -> list[str]:
-    """The files that a path, glob, folder or URL stands for: absolute, sorted.
+    """The files that a path, glob, folder or URL stands for: absolute, sorted. Links to folders are followed.
 
     Args:
-        suffixes: which files of a folder are meant (lower case, with the dot); hidden ones and those that begin with
-            an underscore never are. A file that is named, or matched by a glob, needs no suffix.
+        suffixes: which files of a folder are meant (lower case, with the dot). A file that is named, or matched by a
+            glob, needs no suffix.
+        hidden: whether hidden files of a folder, and those that begin with an underscore, are meant.
 
     Raises:
         InputError: there is no such file, the folder has none, or nothing matches.
@@ -85,7 +92,7 @@ def expand(
     with reading_errors("look at", url, options):
         found = _expand_remote(url, FileSystem(url, options, patience)) if is_url(url) else _expand_local(url)
         if found.folder:
-            found = _Found([f for f in found.files if _wanted(f, suffixes)], folder=True)
+            found = _Found([f for f in found.files if _wanted(f, suffixes, hidden)], folder=True)
     if not found.files:
         what = f"no {' or '.join(suffixes)} file" if found.folder and suffixes else "no such file"
         raise InputError(f"{what}: {url}")
@@ -98,14 +105,47 @@ class _Found:
     folder: bool
 
 
+def base_of(pattern: str, files: Sequence[str]) -> str:
+    """What names within an input leave out at the beginning of its files' URLs: the folder, or a glob's fixed part.
+
+    Args:
+        files: what `expand` has made of the pattern, or some of it.
+    """
+    url = absolute_url(pattern)
+    folder = f"{url.rstrip('/')}/"
+    if all(file.startswith(folder) for file in files):
+        return folder
+    places = [] if list(files) == [url] else [at for at in map(url.find, "*?[") if at >= 0]
+    folder = f"{url[: min(places, default=len(url))].rpartition('/')[0]}/"
+    return folder if all(file.startswith(folder) for file in files) else ""
+
+
 def _expand_local(path: str) -> _Found:
     if os.path.isdir(path):
-        files = [os.path.join(parent, name) for parent, _, names in os.walk(path) for name in names]
-        return _Found(files, folder=True)
+        return _Found(list(_walked(path)), folder=True)
     if os.path.exists(path):
         return _Found([path], folder=False)
     matches = glob.glob(path, recursive=True) if glob.has_magic(path) else []
     return _Found([match for match in matches if os.path.isfile(match)], folder=False)
+
+
+def _walked(top: str) -> Iterator[str]:
+    """The files below a folder; one that a link has below itself is not gone through again."""
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [(top, frozenset())]
+    while pending:
+        folder, above = pending.pop()
+        try:
+            found, entries = os.stat(folder), list(os.scandir(folder))
+        except PermissionError as error:
+            if folder == top:
+                raise
+            log.warning("left out, with what may be in it: %s: %s", folder, error.strerror)
+            continue
+        here = (found.st_dev, found.st_ino)
+        if here in above:
+            continue
+        pending += [(entry.path, above | {here}) for entry in entries if entry.is_dir()]
+        yield from (entry.path for entry in entries if not entry.is_dir())
 
 
 def _expand_remote(url: str, files: FileSystem) -> _Found:
@@ -133,6 +173,6 @@ def _url_of(fs: Any, path: str) -> str:
     return str(fs.unstrip_protocol(path)).replace("memory:///", "memory://")
 
 
-def _wanted(url: str, suffixes: tuple[str, ...] | None) -> bool:
+def _wanted(url: str, suffixes: tuple[str, ...] | None, hidden: bool) -> bool:
     base = url.rpartition("/")[2]
-    return not base.startswith((".", "_")) and (suffixes is None or base.lower().endswith(suffixes))
+    return (hidden or not base.startswith((".", "_"))) and (suffixes is None or base.lower().endswith(suffixes))

@@ -28,7 +28,7 @@ import torch
 
 from jobs.audiofile import Samples, read_audio
 from jobs.batch import trouble_of
-from jobs.errors import InputError, StorageError
+from jobs.errors import InputError, Refused
 from jobs.inputs import stat_input
 from jobs.models import open_model
 from jobs.parquet import read_parquet
@@ -134,7 +134,7 @@ class VoiceMaker:
     def _version(self, source: Source) -> tuple[int, str]:
         try:
             stat = stat_input(source.url, self._options)
-        except (OSError, StorageError, InputError):
+        except (FileNotFoundError, Refused, InputError):
             return (-1, "absent")
         return (stat.size, stat.etag)
 
