@@ -8,11 +8,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, TextIO
 
 import click
 import pytest
 
+from jobs.cli import main
 from jobs.command import Context, command, print_part
 from jobs.errors import InputError
 from jobs.live import showing
@@ -128,6 +130,17 @@ def test_who_follows_a_log_for_nobody_does_not_learn_so(broken: TextIO, monkeypa
     assert _code(work) == 0
     assert seen == [None]
     broken.close()
+
+
+def test_a_job_is_watched_for_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ledger = start(str(tmp_path / "out"), write_manifest(tmp_path / "manifest.parquet"))
+    waits: list[float] = []
+    monkeypatch.setattr("jobs.commands.status.time", SimpleNamespace(sleep=lambda seconds: waits.append(seconds)))
+    with ledger.lease(), _broken_pipe() as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        with pytest.raises(SystemExit) as ended:
+            main(["status", ledger.folder.url, "--watch"])
+    assert (ended.value.code, waits) == (0, [])
 
 
 def test_python_gives_an_exit_code_of_its_own_for_what_it_could_not_flush(tmp_path: Path) -> None:
