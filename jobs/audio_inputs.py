@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-import glob
+import logging
 import posixpath
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -21,12 +21,15 @@ import pyarrow as pa
 from jobs.audiofile import READABLE_SUFFIXES
 from jobs.columns import joined, table_of
 from jobs.errors import InputError
-from jobs.inputs import expand
+from jobs.inputs import base_of, expand
 from jobs.layout import JOB
 from jobs.lists import beside, read_list, suffix_of
 from jobs.manifest import SUFFIXES
 from jobs.tars import tar_rows
-from jobs.urls import Options, absolute_url
+from jobs.token_columns import misfits
+from jobs.urls import Options, absolute_url, is_url, refuse_secrets
+
+log = logging.getLogger(__name__)
 
 LISTS = ("csv", "jsonl")
 KINDS = {
@@ -34,6 +37,7 @@ KINDS = {
     "tar": frozenset({"tar"}),
     "Parquet": frozenset(suffix.lstrip(".") for suffix in SUFFIXES),
 }
+RECORDINGS = frozenset().union(*KINDS.values())  # suffixes
 SCAN_THREADS = 16
 SHOWN_NAMES = 3
 
@@ -52,11 +56,11 @@ def find_audio(where: str, options: Options | None = None) -> list[str] | pa.Tab
         InputError: no such input, nothing in it, several kinds of files, or one that cannot be read.
     """
     url = absolute_url(where)
-    if suffix_of(url) in LISTS and not glob.has_magic(url):
+    found = expand(url, options, hidden=True)
+    if suffix_of(url) in LISTS and found == [url]:
         return _listed(url, options)
-    found = expand(url, options)
-    base = _base(url, found)
-    found = _shards_of_a_job(url, [file for file in found if not _is_hidden(file.removeprefix(base))])
+    base = base_of(url, found)
+    found = _shards_of_a_job(url, found if found == [url] else _without_hidden(url, base, found))
     kinds = {kind: [file for file in found if suffix_of(file) in suffixes] for kind, suffixes in KINDS.items()}
     present = [kind for kind, files in kinds.items() if files]
     if len(present) > 1:
@@ -81,11 +85,16 @@ def _listed(url: str, options: Options | None) -> pa.Table:
     for wanted, known in (("path", {"path"}), ("id or voice_id", {"id", "voice_id"})):
         if not names & known:
             raise InputError(f"{url} has no column {wanted}; it has {', '.join(sorted(map(str, names)))}")
-    return _without_audio(table_of([_placed(url, row) for row in rows]))
+    return _checked(url, _without_audio(table_of([_placed(url, number, row) for number, row in enumerate(rows, 1)])))
 
 
-def _placed(url: str, row: Mapping[str, Any]) -> dict[str, Any]:
+def _placed(url: str, number: int, row: Mapping[str, Any]) -> dict[str, Any]:
     path = row.get("path")
+    if isinstance(path, str) and is_url(path):
+        try:
+            refuse_secrets(path)
+        except InputError as error:
+            raise InputError(f"{url}, row {number}: path: {error}") from None
     return {
         "id": row.get("id", row.get("voice_id")),
         **row,
@@ -98,7 +107,22 @@ def _in_tars(files: Sequence[str], options: Options | None) -> pa.Table:
         tables = [table_of(rows) for rows in pool.map(lambda url: tar_rows(url, options), files) if rows]
     if not tables:
         raise InputError(f"{files[0]} and what else is given are tars without recordings")
-    return _without_audio(joined(tables))
+    return _checked(None, _without_audio(joined(tables)))
+
+
+def _checked(url: str | None, table: pa.Table) -> pa.Table:
+    """Refuses a list with a column that is of no use, by its first row that has something there.
+
+    Args:
+        url: of the list; None: of tars, which are said in the rows.
+    """
+    for name, wanted in misfits(table.schema):
+        number = table[name].is_valid().to_pylist().index(True)
+        where = f"{table['path'][number]}, sample {table['id'][number]}" if url is None else f"{url}, row {number + 1}"
+        raise InputError(
+            f"{where}: {name} is {str(table[name][number])[:200]} ({table[name].type}); it must be {wanted}"
+        )
+    return table
 
 
 def _without_audio(table: pa.Table) -> pa.Table:
@@ -115,15 +139,15 @@ def _audio_files(base: str, files: Sequence[str]) -> pa.Table:
     return pa.table({"id": pa.array(ids, pa.string()), "path": pa.array(files, pa.string())})
 
 
-def _base(url: str, files: Sequence[str]) -> str:
-    """What ids leave out of the beginning of each file's URL."""
-    folder = f"{url.rstrip('/')}/"
-    if all(file.startswith(folder) for file in files):
-        return folder
-    # The folder of a file; of a glob, that of its fixed part.
-    fixed = url[: min((at for at in map(url.find, "*?[") if at >= 0), default=len(url))]
-    folder = f"{fixed.rpartition('/')[0]}/"
-    return folder if all(file.startswith(folder) for file in files) else ""
+def _without_hidden(url: str, base: str, found: Sequence[str]) -> list[str]:
+    shown = [file for file in found if not _is_hidden(file.removeprefix(base))]
+    left = [file for file in found if suffix_of(file) in RECORDINGS and _is_hidden(file.removeprefix(base))]
+    if left:
+        log.warning(
+            "%s: %d files are left out whose names, or folders' names, begin with a dot or an underscore, such as %s",
+            url, len(left), left[0],
+        )  # fmt: skip
+    return shown
 
 
 def _is_hidden(name: str) -> bool:

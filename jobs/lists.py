@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import posixpath
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,8 +35,12 @@ def read_list(url: str, options: Options | None = None) -> list[dict[str, Any]]:
 
 
 def _csv_rows(text: str) -> Iterator[dict[str, Any]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    for name, times in Counter(reader.fieldnames or ()).items():
+        if name and times > 1:
+            raise ValueError(f"the column {name!r} is there {times} times; give each one name")
     # What a line has beyond the last column comes under None.
-    for row in csv.DictReader(io.StringIO(text, newline="")):
+    for row in reader:
         yield {name: value for name, value in row.items() if name is not None}
 
 

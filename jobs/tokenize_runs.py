@@ -32,9 +32,9 @@ from jobs.plan import Plan, make_plan
 from jobs.storage import Folder
 from jobs.tables import packed
 from jobs.tally import Summary
-from jobs.token_columns import TokenColumns, check_audio_columns
+from jobs.token_columns import check_audio_columns
 from jobs.tokenize_config import TokenizeConfig
-from jobs.tokenize_worker import fingerprints
+from jobs.tokenize_worker import columns_of, fingerprints
 from jobs.urls import Options
 from jobs.worker import Order
 
@@ -102,7 +102,7 @@ class Tokenizing:
         manifest, listed = _found(config)
         if not manifest.rows:
             raise InputError(f"INPUT: {config.input} has no rows; give one with at least one recording")
-        columns = TokenColumns(manifest.columns, config.voice)
+        columns = columns_of(manifest, config)
         frozen = {
             "kind": KIND,
             "table": config.out,
@@ -178,7 +178,6 @@ def _found(config: TokenizeConfig) -> tuple[Manifest, tuple[str, bytes] | None]:
 
 
 def _listed(table: pa.Table) -> tuple[Manifest, tuple[str, bytes]]:
-    check_audio_columns("the list", table.schema)
     with tempfile.TemporaryDirectory(prefix="s3gen-") as scratch:
         path = Path(scratch) / "list.parquet"
         pq.write_table(table, path, row_group_size=LIST_GROUP_ROWS, compression="zstd")

@@ -18,8 +18,9 @@ import torch
 
 from jobs.batch import Trouble, trouble_of
 from jobs.config import checked
+from jobs.inputs import base_of
 from jobs.ledger import Ledger
-from jobs.manifest import Ints
+from jobs.manifest import Ints, Manifest
 from jobs.models import device_of, open_model, settle
 from jobs.pulse import Pulse
 from jobs.records import CommitRecord, ShardReport, counts, ids_digest, worker_name
@@ -37,6 +38,11 @@ GROUP_CLIPS = 64
 GROUP_SECONDS = 640.0  # of sound that goes to the model together, or one recording more
 
 
+def columns_of(manifest: Manifest, config: TokenizeConfig) -> TokenColumns:
+    """The columns of a job's input and tables."""
+    return TokenColumns(manifest.columns, config.voice, base_of(config.input, [file.url for file in manifest.files]))
+
+
 class TokenizeWorker:
     """Makes shards of one job of tokens, with one model.
 
@@ -50,7 +56,7 @@ class TokenizeWorker:
         self.tasks_at_once = 2
         self.pulse = Pulse()
         config = checked(TokenizeConfig, ledger.job["config"])
-        self._columns = TokenColumns(ledger.plan.manifest.columns, config.voice)
+        self._columns = columns_of(ledger.plan.manifest, config)
         self._recordings = Recordings(ledger.plan, self._columns, options, self.pulse)
         # Torch's number of threads belongs to a thread.
         self._thread = ThreadPoolExecutor(1, "tokenizer", torch.set_num_threads, (torch.get_num_threads(),))

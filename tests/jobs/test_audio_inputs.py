@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +36,75 @@ def test_two_clips_of_a_folder_have_one_id_or_hidden_ones_are_taken(tmp_path: Pa
     assert [row["id"] for row in listed(f"{folder}/A/*.wav")] == ["b"]
     assert [row["id"] for row in listed(f"{folder}/*/*.wav")] == ["A/b"]
     assert listed(folder / "A/x.y.flac") == [{"id": "x.y", "path": f"{folder}/A/x.y.flac"}]
+
+
+def test_hidden_files_are_left_out_without_a_word(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = write_folder(tmp_path / "in", ["a.wav", "_b.wav", ".cache/c.wav", "_old/d.wav"])
+    (folder / ".DS_Store").write_bytes(b"")
+    with caplog.at_level(logging.WARNING, "jobs"):
+        assert [row["id"] for row in listed(folder)] == ["a"]
+        (said,) = caplog.messages
+    assert said.startswith(f"{folder}: 3 files are left out whose names, or folders' names, begin with a dot")
+    # One that is named is meant.
+    assert listed(folder / "_b.wav") == [{"id": "_b", "path": f"{folder}/_b.wav"}]
+
+
+def test_linked_folders_are_passed_over_or_gone_through_for_ever(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "in", ["a.wav", "sub/b.wav"])
+    write_folder(tmp_path / "elsewhere", ["c.wav"])
+    (folder / "linked").symlink_to(tmp_path / "elsewhere")
+    (folder / "sub/loop").symlink_to(folder)
+    (tmp_path / "elsewhere/self").symlink_to(".")
+    assert [row["id"] for row in listed(folder)] == ["a", "linked/c", "sub/b"]
+
+
+def test_a_folder_that_may_not_be_looked_into_is_passed_over_without_a_word(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = write_folder(tmp_path / "in", ["a.wav", "lost+found/b.wav"])
+    plain = os.scandir
+
+    def scan(path: str) -> Any:
+        if path.endswith("lost+found"):
+            raise PermissionError(13, "Permission denied", path)
+        return plain(path)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    assert [row["id"] for row in listed(folder)] == ["a"]
+    assert f"left out, with what may be in it: {folder}/lost+found: Permission denied" in caplog.text
+
+
+def test_names_with_brackets_are_globs(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "br [1]", ["x[2].wav", "y.wav"])
+    (folder / "list[1].csv").write_text("id,path\nx,x[2].wav\n")
+    assert listed(folder / "list[1].csv") == [{"id": "x", "path": f"{folder}/x[2].wav"}]
+    assert listed(folder / "x[2].wav") == [{"id": "x[2]", "path": f"{folder}/x[2].wav"}]
+    (folder / "list[1].csv").unlink()
+    assert [row["id"] for row in listed(folder)] == ["x[2]", "y"]
+
+
+@pytest.mark.parametrize(
+    "path", ["https://host/a.wav?X-Amz-Signature=abcdef", "s3://key:abcdef@bucket/a.wav", "https://h[abcdef/a.wav"]
+)
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_password_in_a_list_is_stored_with_the_job(tmp_path: Path, path: str, kind: str) -> None:
+    rows = [{"id": "x", "path": "a.wav"}, {"id": "y", "path": path}]
+    lines = ["id,path", *(f"{row['id']},{row['path']}" for row in rows)] if kind == "csv" else map(json.dumps, rows)
+    (tmp_path / f"list.{kind}").write_text("\n".join(lines))
+    with pytest.raises(InputError, match=rf"list\.{kind}, row 2: path: .*URL") as caught:
+        find_audio(str(tmp_path / f"list.{kind}"))
+    assert "abcdef" not in str(caught.value)
+
+
+def test_a_column_of_another_type_says_neither_file_nor_row(tmp_path: Path) -> None:
+    lines = [{"id": "x", "path": "a.wav"}, {"id": "y", "path": "b.wav", "voice_id": 1.5}]
+    (tmp_path / "list.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(InputError, match=r"list\.jsonl, row 2: voice_id is 1\.5 \(double\); it must be text"):
+        find_audio(str(tmp_path / "list.jsonl"))
+    write_tar(tmp_path / "a.tar", {"a.wav": audio_file()})
+    write_tar(tmp_path / "b.tar", {"b.wav": audio_file(), "b.json": {"voice_id": ["v"]}})
+    with pytest.raises(InputError, match=r"b\.tar, sample b: voice_id is \['v'\] \(list<.*>\); it must be text"):
+        find_audio(str(tmp_path / "*.tar"))
 
 
 def test_ids_on_another_store_are_urls(s3: str) -> None:
@@ -115,6 +186,7 @@ def test_what_a_list_calls_audio_is_taken_for_recordings(tmp_path: Path) -> None
         ({"a.jsonl": b'{"path": "x"}'}, "a.jsonl", "no column id or voice_id; it has path"),
         ({"a.csv": b"id,path\n"}, "a.csv", "has no rows"),
         ({"a.jsonl": b"{torn"}, "a.jsonl", "cannot be read as jsonl"),
+        ({"a.csv": b"id,path,id\nx,y,z\n"}, "a.csv", "a.csv cannot be read as csv: the column 'id' is there 2 times"),
         ({"a.csv": b"\xff\xfe"}, "a.csv", "cannot be read as csv"),
         ({"a.tar": b"x" * 1024}, "a.tar", "cannot be read as a tar"),
         ({"a.tar": b"\0" * 10240}, "a.tar", "tars without recordings"),
