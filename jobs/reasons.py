@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from jobs.rows import KNOWN_TOKENS
+
 
 @dataclass(frozen=True, slots=True)
 class Reason:
@@ -31,7 +33,7 @@ REASONS: Mapping[str, Reason] = {
     "bad_id": Reason("The id is not valid UTF-8.", CORRECT),
     "bad_voice_id": Reason("The voice_id is not valid UTF-8.", CORRECT),
     "empty_tokens": Reason("There are no tokens but start and stop.", CORRECT),
-    "token_out_of_range": Reason("A token is not one of 0 to 6562.", CORRECT),
+    "token_out_of_range": Reason(f"A token is not {KNOWN_TOKENS}.", CORRECT),
     "too_long": Reason(
         "There are more tokens than max_tokens.", "Cut these rows, or raise max_tokens for them.", ALONE
     ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 
 import jinja2
@@ -18,7 +18,7 @@ from jobs.report_choice import Choice
 from jobs.report_failures import Failures, shard_tables, table_batches
 from jobs.report_numbers import Numbers
 from jobs.report_page import Material, page_of
-from jobs.report_players import Player, players
+from jobs.report_players import CUTS, Player, players
 from jobs.report_rows import index_frames, shard_frames
 from jobs.report_run import run_of
 from jobs.status import EXACT_RECORDS, status
@@ -48,10 +48,28 @@ def write_report(output: str, options: Options | None = None, *, out: str | None
         StorageError: something that was committed is gone or damaged, or the page cannot be written.
     """
     folder = Folder(output, options)
-    page = render(read(Ledger.open(folder), options)).encode("utf-8", "backslashreplace")
+    page = _fitting(read(Ledger.open(folder), options))
     place, name = (folder, REPORT) if out is None else _place(out, options)
     place.put(name, page)
     return Written(place.path(name), len(page))
+
+
+def _fitting(material: Material) -> bytes:
+    """The page, with clips cut further where texts and pictures leave them too little room."""
+    page = render(material).encode("utf-8", "backslashreplace")
+    for seconds in CUTS:
+        if len(page) <= MAX_BYTES:
+            break
+        page = render(_shortened(material, seconds)).encode("utf-8", "backslashreplace")
+    return page
+
+
+def _shortened(material: Material, seconds: float) -> Material:
+    samples, suspects, extremes = (
+        [player.shortened(seconds) for player in each]
+        for each in (material.samples, material.suspects, material.extremes)
+    )
+    return replace(material, samples=samples, suspects=suspects, extremes=extremes)
 
 
 def _place(out: str, options: Options | None) -> tuple[Folder, str]:

@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jobs.audiofile import Samples, UnreadableAudio, encode, read_audio
 from jobs.clips import read_clip
@@ -39,6 +39,14 @@ class Player:
     picture: str
     seconds: float
     trouble: str = ""
+
+    def shortened(self, seconds: float) -> Player:
+        """With no more of it to be heard."""
+        if self.seconds <= seconds:
+            return self
+        wave, _ = read_audio(io.BytesIO(base64.b64decode(self.sound.partition(",")[2])), seconds=seconds)
+        sound, heard = _sound(wave)
+        return replace(self, sound=sound, picture=_uri("image/png", mel_picture(wave)), seconds=heard)
 
     @property
     def cut(self) -> bool:

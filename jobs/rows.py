@@ -17,6 +17,7 @@ from jobs.manifest import Ints
 from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
 
 EXACT_FLOAT = 2**53  # whole numbers up to here are exact in float64
+KNOWN_TOKENS = f"one of 0 to {VOCAB_SIZE - 1}, nor start or stop"
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +206,7 @@ class _Tokens:
         for row, place in self._out_of_range():
             at = self.starts[row] + place
             value = "null" if at in self.null_values else str(self.given[at])
-            found[row] = _Problem("token_out_of_range", f"token {value} at place {place} is not in 0..{VOCAB_SIZE - 1}")
+            found[row] = _Problem("token_out_of_range", f"token {value} at place {place} is not {KNOWN_TOKENS}")
         for row in self.null_rows.tolist():
             found[row] = _Problem("null_tokens", "tokens is null")
         return found

@@ -271,8 +271,8 @@ def test_tokens_of_every_kind_of_list(tmp_path: Path, kind: pa.DataType) -> None
         2: ("null_tokens", "tokens is null"),
         3: ("empty_tokens", "no tokens"),
         4: ("empty_tokens", "no tokens but start and stop"),
-        5: ("token_out_of_range", "token 6563 at place 1 is not in 0..6560"),
-        6: ("token_out_of_range", "token null at place 1 is not in 0..6560"),
+        5: ("token_out_of_range", "token 6563 at place 1 is not one of 0 to 6560, nor start or stop"),
+        6: ("token_out_of_range", "token null at place 1 is not one of 0 to 6560, nor start or stop"),
         7: ("too_long", "7 tokens, more than max_tokens, 6"),
     }
 
@@ -292,7 +292,7 @@ def test_a_token_out_of_range_is_shown_with_its_place(value: int) -> None:
     kind = pa.uint64() if value >= 2**63 else pa.int64()
     tokens = pa.array([[5, 6561, value], [1]], pa.list_(kind))
     good, bad = checked(table_of(["a", "b"]).set_column(1, "tokens", tokens))
-    assert bad == {0: ("token_out_of_range", f"token {value} at place 2 is not in 0..6560")}
+    assert bad == {0: ("token_out_of_range", f"token {value} at place 2 is not one of 0 to 6560, nor start or stop")}
     assert list(good) == ["b"]
 
 

@@ -279,6 +279,17 @@ def test_long_clips_are_cut_until_all_fit(monkeypatch: pytest.MonkeyPatch) -> No
     assert [sound and sound[1] for sound in _fitting([noise, None, short])] == [12.0, None, 2.0]
 
 
+def test_a_page_that_is_too_large_for_its_texts_is_written(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = len(page_of_text(ledger).encode())
+    monkeypatch.setattr("jobs.report.CUTS", (1.0, 0.5, 0.2))
+    monkeypatch.setattr("jobs.report.MAX_BYTES", whole - 1)
+    page = page_of(ledger)
+    assert len(ledger.folder.read(REPORT)) < whole
+    waves = [soundfile.read(io.BytesIO(base64.b64decode(each["src"].partition(",")[2]))) for each in page.all("audio")]
+    assert max(len(wave) for wave, _ in waves) == SAMPLE_RATE  # and no shorter than need be
+    assert "(its first 1.0 s are here)" in page.text
+
+
 def test_the_command_writes_the_page_where_it_is_told(ledger: Ledger, tmp_path: Path) -> None:
     out = tmp_path / "pages" / "speech.html"
     result = cli("report", ledger.folder.url, "--out", out)
