@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     help="Whose tokenizer to use: hub id, folder, file, URL, or random:tiny.",
 )
 @click.option("--model-file", metavar="FILE", help="Which checkpoint of a folder that holds several.")
-@click.option("--voice", metavar="ID", help="The voice_id of all rows.  [default: the input's, else each row's own id]")
+@click.option("--voice", metavar="ID", help="The voice_id of all rows.  [default: each row's own, else its id]")
 @click.option("--workers", default="1", show_default=True, metavar="N|auto", help="Processes, each with a model.")
 @click.option("--ray-address", metavar="A", help="A Ray cluster; without, this machine.")
 @click.option(
@@ -44,7 +44,8 @@ def tokenize(context: Context, source: str, workers: str, storage_options: str |
 
     INPUT is a folder or glob of audio files (ids are their paths without suffix), a .csv, .jsonl or .parquet list with
     the columns path and id (or voice_id), tar shards as WebDataset has them, or Parquet files with a column audio, such
-    as the shards of synth. The manifest has id, voice_id, tokens, audio_seconds, and the input's other columns.
+    as the shards of synth. Files and folders whose names begin with a dot or an underscore are left out. The
+    manifest has id, voice_id, tokens, audio_seconds, and the input's other columns, but not where recordings lie.
 
     The job is kept in URL.job, and what could not be tokenized in URL.job/failures.parquet, which is itself an INPUT.
     Stopped, the same command goes on with it, and so does s3gen resume URL.job.

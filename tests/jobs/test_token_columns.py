@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
+from jobs.audio_inputs import find_audio
+from jobs.config import checked
 from jobs.errors import InputError
-from jobs.manifest import check_columns
+from jobs.manifest import Manifest, check_columns
 from jobs.tables import failures_schema
 from jobs.token_columns import Clip, TokenColumns, check_audio_columns, renamed
+from jobs.tokenize_config import TokenizeConfig
+from jobs.tokenize_worker import columns_of
+from tests.jobs.recorded import write_audio_parquet
 
 AUDIO = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 
@@ -78,6 +85,21 @@ def test_files_of_two_folders_share_their_rows_ids() -> None:
     table = pa.table({"audio": pa.array([{"bytes": b"1"}], pa.struct([("bytes", pa.binary())]))})
     found = [rows(table, url=f"s3://b/in/{split}/0.parquet", base="s3://b/in/")[0] for split in ("train", "test")]
     assert [row["id"] for (row,) in found] == ["train/0/10", "test/0/10"]
+
+
+@pytest.mark.parametrize(("where", "first"), [("", "train/0"), ("train", "0"), ("*/0.parquet", "train/0")])
+def test_ids_of_rows_begin_at_the_last_folder(tmp_path: Path, where: str, first: str) -> None:
+    for name in ("train/0", "test/0"):
+        (tmp_path / name).parent.mkdir()
+        write_audio_parquet(tmp_path / f"{name}.parquet", [{"bytes": b"1"}])
+    source = f"{tmp_path}/{where}".rstrip("/")
+    config = checked(TokenizeConfig, {"input": source, "out": str(tmp_path / "out"), "model": "random:tiny"})
+    found = find_audio(source)
+    assert isinstance(found, list)
+    manifest = Manifest.of(found, check=check_audio_columns)
+    columns = columns_of(manifest, config)
+    known, _ = columns.rows(pq.read_table(found[-1]).to_batches()[0], [found[-1]], np.array([3]))
+    assert known["id"].to_pylist() == [f"{first}/3"]
 
 
 @pytest.mark.parametrize(

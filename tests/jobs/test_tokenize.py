@@ -44,7 +44,9 @@ class StoppingCrew(Crew):
 
 
 def _files(folder: Path) -> dict[str, int]:
-    return {str(path): path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+    """Files and when they were written; not those that are just being written."""
+    files = [path for path in folder.rglob("*") if path.suffix != ".part" and path.is_file()]
+    return {str(path): path.stat().st_mtime_ns for path in files}
 
 
 def _tokenize(source: Path | str, out: Path, *more: str) -> Any:
