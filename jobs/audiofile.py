@@ -6,6 +6,7 @@ Shape letters: L samples, C channels.
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import IO
 
 import numpy as np
@@ -35,12 +36,15 @@ class UnreadableAudio(ValueError):
     """libsndfile cannot make sense of a file."""
 
 
-def read_audio(file: IO[bytes], seconds: float | None = None) -> tuple[Samples, int]:
+def read_audio(
+    file: IO[bytes], seconds: float | None = None, *, most: Callable[[int, int], int] | None = None
+) -> tuple[Samples, int]:
     """The samples of an audio file, as one channel.
 
     Args:
         file: a seekable binary file at its beginning, in any format, rate, width and channel count.
         seconds: read no more than this from the start; None reads everything.
+        most: in place of ``seconds``: how many samples to read, from the number that the file claims and its rate.
 
     Returns:
         (L,) float32, the mean of the channels, full scale +-1; and the file's rate in Hz.
@@ -53,6 +57,8 @@ def read_audio(file: IO[bytes], seconds: float | None = None) -> tuple[Samples, 
             rate = int(sound.samplerate)
             if not MIN_RATE <= rate <= MAX_RATE:
                 raise UnreadableAudio(f"it claims a rate of {rate} Hz; {MIN_RATE} to {MAX_RATE} are read")
+            if most is not None:
+                return _read_mono(sound, most(sound.frames, rate)), rate
             return _read_mono(sound, None if seconds is None else round(seconds * rate)), rate
     except UnreadableAudio:
         raise

@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 
 import pyarrow as pa
@@ -95,6 +95,32 @@ class ShardReport:
         """Of a shard that has a record."""
         told = {field.name for field in fields(cls)} - {"counted", "seconds"}
         return cls(**{name: getattr(record, name) for name in told}, counted=counted, seconds=seconds)
+
+    @classmethod
+    def of_probe(
+        cls, shard: int, *, samples: Sequence[int], errors: Sequence[str], problems: Sequence[str] = (), tries: int
+    ) -> ShardReport:
+        """Of rows that were made to see whether they can be.
+
+        Args:
+            samples: of each row that was made.
+            errors: the code of each that was not.
+            problems: every check that a row has not passed.
+        """
+        return cls(
+            shard=shard,
+            rows_done=len(samples),
+            rows_failed=len(errors),
+            samples=sum(samples),
+            errors=counts(errors),
+            problems=counts(problems),
+            positions=0,
+            padding=0,
+            worker=worker_name(),
+            tries=tries,
+            counted=False,
+            seconds={},
+        )
 
 
 def worker_name() -> str:

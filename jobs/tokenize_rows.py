@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import io
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import IO, NamedTuple
 
 import pyarrow as pa
 
 from jobs.audiofile import Samples, read_audio
 from jobs.inputs import read_part
+from jobs.lookahead import Admit, Lookahead
 from jobs.manifest import Ints
 from jobs.plan import Plan
 from jobs.pulse import Pulse
@@ -28,10 +27,12 @@ from s3gen.constants import SAMPLE_RATE, TOKENIZER_RATE
 
 READERS = 8  # threads
 AHEAD = 2 * READERS  # recordings that are read before they are asked for
-MOST_SECONDS = 1_800.0  # of a recording, which is in memory as a whole
-MOST_PART = 1 << 31  # bytes of a recording in a tar
+MOST_SECONDS = 1_800.0  # of a recording, which is in memory as a whole ...
+MOST_SAMPLES = 1_800 * 48_000  # ... and of which this is the other limit, and that of all that are read ahead
+SAMPLE_BYTES = 4
+MOST_PART = 1 << 30  # bytes of a recording in a tar
+UNKNOWN = 1 << 62  # samples, and more: what files claim whose headers were written before their ends
 
-T = TypeVar("T")
 _Found = tuple[int, tuple[Samples, int] | Rejected]  # position; samples and rate, or why there are none
 
 
@@ -72,9 +73,9 @@ class Shard:
     _seen: set[str] = field(default_factory=set)  # ids
 
     @property
-    def samples(self) -> int:
-        """What was made, as samples at the rate of the audio that jobs of speech make."""
-        return sum(round(seconds * SAMPLE_RATE) for seconds in self.seconds.values())
+    def samples(self) -> list[int]:
+        """Of each row that was made, as samples at the rate of the audio that jobs of speech make."""
+        return [round(seconds * SAMPLE_RATE) for seconds in self.seconds.values()]
 
     def fail(self, position: int, code: str, message: str) -> None:
         """Notes that a row cannot be made."""
@@ -122,14 +123,14 @@ class Recordings:
 
     def of(self, order: Order, shard: Shard) -> Iterator[Heard]:
         """Those that an order is about, in order; notes every row of the shard, and each that cannot be heard."""
-        with ThreadPoolExecutor(READERS, "reader") as readers:
-            for position, found in _ahead(readers, self._tasks(order, shard)):
-                if isinstance(found, Rejected):
-                    shard.fail(position, found.code, str(found))
-                else:
-                    yield Heard(position, *found)
+        ahead = Lookahead(READERS, tasks=max(1, AHEAD >> order.halvings), weight=MOST_SAMPLES >> order.halvings)
+        for position, found in ahead.results(self._tasks(order, shard)):
+            if isinstance(found, Rejected):
+                shard.fail(position, found.code, str(found))
+            else:
+                yield Heard(position, *found)
 
-    def _tasks(self, order: Order, shard: Shard) -> Iterator[Callable[[], _Found]]:
+    def _tasks(self, order: Order, shard: Shard) -> Iterator[Callable[[Admit], _Found]]:
         planned = self.plan.shard(order.shard)
         urls, numbers = self.plan.origins(planned)
         first, end = order.probe or (0, planned.rows)
@@ -145,9 +146,9 @@ class Recordings:
                     yield partial(self._heard, position, clip)
             at = stop
 
-    def _heard(self, position: int, clip: Clip) -> _Found:
+    def _heard(self, position: int, clip: Clip, admit: Admit) -> _Found:
         try:
-            samples, rate = _read(clip, self.options)
+            samples, rate = _read(clip, self.options, admit)
             _check(samples, rate)
         except Rejected as rejection:
             return position, rejection
@@ -156,30 +157,37 @@ class Recordings:
         return position, (samples, rate)
 
 
-def _ahead(pool: Executor, tasks: Iterable[Callable[[], T]]) -> Iterator[T]:
-    """What tasks return, in their order; some are at work before they are asked for, and no more are made."""
-    waiting: deque[Future[T]] = deque()
-    for task in tasks:
-        waiting.append(pool.submit(task))
-        if len(waiting) >= AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _read(clip: Clip, options: Options | None) -> tuple[Samples, int]:
-    # A little more than the most, to see that it is more.
-    seconds = MOST_SECONDS + 1
+def _read(clip: Clip, options: Options | None, admit: Admit) -> tuple[Samples, int]:
     if clip.data is not None:
         with reading():
-            return read_audio(io.BytesIO(clip.data.as_py()), seconds)
+            return _decoded(io.BytesIO(clip.data.as_py()), admit)
     if clip.url is None:
         raise Rejected("null_path", "there is neither audio nor a path that says where it is")
     if clip.offset is not None and clip.size is not None:
         with reading():
-            return read_audio(io.BytesIO(_part(clip.url, clip.offset, clip.size, options)), seconds)
+            admit(max(0, clip.size) // SAMPLE_BYTES)
+            return _decoded(io.BytesIO(_part(clip.url, clip.offset, clip.size, options)), admit)
     with opened(clip.url, options) as file:
-        return read_audio(file, seconds)
+        return _decoded(file, admit)
+
+
+def _decoded(file: IO[bytes], admit: Admit) -> tuple[Samples, int]:
+    def most(samples: int, rate: int) -> int:
+        if _most(rate) < samples < UNKNOWN:
+            raise _too_long(rate)
+        admit(min(samples, _most(rate)))
+        return _most(rate) + 1  # to see that it is more where the file does not know
+
+    return read_audio(file, most=most)
+
+
+def _most(rate: int) -> int:
+    return min(round(MOST_SECONDS * rate), MOST_SAMPLES)
+
+
+def _too_long(rate: int) -> Rejected:
+    seconds = _most(rate) / rate
+    return Rejected("too_long", f"more than {seconds:g} s, the most at {rate} Hz; cut it into utterances")
 
 
 def _part(url: str, offset: int, size: int, options: Options | None) -> bytes:
@@ -196,6 +204,6 @@ def _check(samples: Samples, rate: int) -> None:
     if len(samples) * TOKENIZER_RATE <= (TOKENIZER_MIN_SAMPLES - 1) * rate:
         least = 1_000 * TOKENIZER_MIN_SAMPLES / TOKENIZER_RATE
         raise Rejected("too_short", f"{1_000 * seconds:.1f} ms; {least:.1f} ms is the least")
-    if seconds > MOST_SECONDS:
-        raise Rejected("too_long", f"more than {MOST_SECONDS:g} s; cut it into utterances")
+    if len(samples) > _most(rate):
+        raise _too_long(rate)
     check_values(samples, rate)

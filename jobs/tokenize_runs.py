@@ -158,7 +158,7 @@ class Tokenizing:
 
     def order(self, ledger: Ledger, shard: int, case: Case) -> Order:
         """See `Trade.order`."""
-        return Order(shard, case.probe, case.guilty, None, case.tries)
+        return Order(shard, case.probe, case.guilty, tries=case.tries, halvings=case.halvings)
 
 
 def _found(config: TokenizeConfig) -> tuple[Manifest, tuple[str, bytes] | None]:

@@ -1,7 +1,7 @@
 """Recordings in, committed shards of speech tokens out; what `jobs.worker` is for speech.
 
 A shard's recordings go to the model in groups, on a thread of its own: one group is read while the one before is
-computed. Which recordings share a group follows from the shard alone.
+computed. Which recordings share a group follows from the shard and its order alone.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from s3gen import S3GenModel
 
 GROUP_CLIPS = 64
 GROUP_SECONDS = 640.0  # of sound that goes to the model together, or one recording more
+GROUP_RATE = 48_000  # Hz; at higher ones seconds count for more, as they do in memory
 
 
 def columns_of(manifest: Manifest, config: TokenizeConfig) -> TokenColumns:
@@ -91,7 +92,7 @@ class TokenizeWorker:
     def _make(self, order: Order) -> Shard:
         shard = Shard()
         before = None
-        for group in _groups(self._recordings.of(order, shard)):
+        for group in _groups(self._recordings.of(order, shard), order.halvings):
             ahead = group, self._thread.submit(self._tokens, group)
             if before is not None:
                 self._take(shard, before[0], before[1].result())
@@ -148,7 +149,7 @@ class TokenizeWorker:
             rows=planned.rows,
             rows_done=len(shard.tokens),
             rows_failed=len(shard.failures),
-            samples=shard.samples,
+            samples=sum(shard.samples),
             errors=counts(failure.error for failure in shard.failures),
             problems={},
             positions=0,
@@ -169,13 +170,15 @@ def fingerprints(model: S3GenModel) -> dict[str, str]:
     return {"model": model.voice_fingerprint()}
 
 
-def _groups(heard: Iterable[Heard]) -> Iterator[list[Heard]]:
+def _groups(heard: Iterable[Heard], halvings: int) -> Iterator[list[Heard]]:
+    """Args: halvings: how often the usual size was too much for the memory that there is."""
+    most_clips, most_seconds = GROUP_CLIPS >> halvings, GROUP_SECONDS / 2**halvings
     group: list[Heard] = []
     seconds = 0.0
     for each in heard:
         group.append(each)
-        seconds += each.seconds
-        if len(group) >= GROUP_CLIPS or seconds >= GROUP_SECONDS:
+        seconds += each.seconds * max(1.0, each.rate / GROUP_RATE)
+        if len(group) >= most_clips or seconds >= most_seconds:
             yield group
             group, seconds = [], 0.0
     if group:
@@ -183,17 +186,5 @@ def _groups(heard: Iterable[Heard]) -> Iterator[list[Heard]]:
 
 
 def _probe_report(order: Order, shard: Shard) -> ShardReport:
-    return ShardReport(
-        shard=order.shard,
-        rows_done=len(shard.tokens),
-        rows_failed=len(shard.failures),
-        samples=shard.samples,
-        errors=counts(failure.error for failure in shard.failures),
-        problems={},
-        positions=0,
-        padding=0,
-        worker=worker_name(),
-        tries=order.tries,
-        counted=False,
-        seconds={},
-    )
+    errors = [failure.error for failure in shard.failures]
+    return ShardReport.of_probe(order.shard, samples=shard.samples, errors=errors, tries=order.tries)

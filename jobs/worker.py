@@ -29,7 +29,7 @@ from jobs.models import open_prepared
 from jobs.padding import Padding, vocoded
 from jobs.publication import Made, Publication
 from jobs.pulse import Pulse
-from jobs.records import ShardReport, counts, ids_digest, worker_name
+from jobs.records import ShardReport, ids_digest
 from jobs.rows import Failure, Row, check_rows
 from jobs.spool import Spool
 from jobs.storage import Folder
@@ -51,6 +51,7 @@ class Order:
         guilty: positions that are not made, since workers died of them.
         max_frames: the frame budget, where it is another than the worker's own.
         tries: how often the shard was handed out, this time included; for the record.
+        halvings: how often what is in memory together is to be halved, where that is no matter of frames.
     """
 
     shard: int
@@ -58,6 +59,7 @@ class Order:
     guilty: Mapping[int, Death] = field(default_factory=dict)
     max_frames: int | None = None
     tries: int = 1
+    halvings: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -244,19 +246,12 @@ def _batches(items: Sequence[Item], max_frames: int) -> list[Batch]:
 
 def _probe_report(order: Order, spool: Spool, failures: Sequence[Failure]) -> ShardReport:
     clips = spool.clips.values()
-    return ShardReport(
-        shard=order.shard,
-        rows_done=len(clips),
-        rows_failed=len(failures),
-        samples=sum(clip.samples for clip in clips),
-        errors=counts(failure.error for failure in failures),
-        problems=counts(name for clip in clips for name in clip.problems),
-        positions=0,
-        padding=0,
-        worker=worker_name(),
+    return ShardReport.of_probe(
+        order.shard,
+        samples=[clip.samples for clip in clips],
+        errors=[failure.error for failure in failures],
+        problems=[name for clip in clips for name in clip.problems],
         tries=order.tries,
-        counted=False,
-        seconds={},
     )
 
 

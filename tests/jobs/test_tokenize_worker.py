@@ -13,10 +13,10 @@ import pytest
 import soundfile
 import torch
 
-from jobs import tokenize_rows, tokenize_worker
+from jobs import audiofile, tokenize_rows, tokenize_worker
 from jobs.config import checked
 from jobs.finish import finalise
-from jobs.isolation import Death
+from jobs.isolation import Case, Death
 from jobs.ledger import Ledger
 from jobs.placement import Share
 from jobs.records import ids_digest
@@ -268,6 +268,45 @@ def test_long_recordings_are_in_memory_together(
     model = StrangeModel(tiny_model, MemoryError())
     made(ledger, model)
     assert model.calls == [2, 2, 1]
+
+
+def test_a_worker_without_memory_tries_the_same_again(tiny_model: S3GenModel, tmp_path: Path) -> None:
+    names = [f"{n}.wav" for n in range(20)]
+    ledger = begin(write_folder(tmp_path / "in", names), tmp_path)
+    model = StrangeModel(tiny_model, MemoryError())
+    worker = TokenizeWorker(ledger, model)  # type: ignore[arg-type]
+    worker.run(Order(0, probe=(0, 20)))
+    worker.run(Order(0, probe=(0, 20), halvings=3))
+    worker.run(Order(0, probe=(0, 20), halvings=5))
+    assert model.calls == [20, 8, 8, 4, *[2] * 10]
+    trade = Tokenizing.again(checked(TokenizeConfig, ledger.job["config"]), ledger)
+    assert trade.order(ledger, 0, Case(halvings=2, tries=3)) == Order(0, tries=3, halvings=2)
+
+
+def test_a_recording_at_a_high_rate_fills_the_memory(
+    tiny_model: S3GenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokenize_rows, "MOST_SAMPLES", 48_000)
+    folder = write_folder(tmp_path / "in", ["a.wav"])
+    silence = np.zeros(96_000, np.float32)
+    soundfile.write(folder / "b.wav", silence[:48_001], 96_000)
+    soundfile.write(folder / "c.wav", silence[:48_000], 48_000)
+    unknown = tmp_path / "in/d.flac"
+    soundfile.write(unknown, silence, 96_000)
+    data = bytearray(unknown.read_bytes())
+    data[21] &= 0xF0  # the number of samples in STREAMINFO
+    data[22:26] = bytes(4)
+    unknown.write_bytes(data)
+    read = []
+    monkeypatch.setattr(
+        audiofile, "_read_mono", lambda sound, most, kept=audiofile._read_mono: read.append(most) or kept(sound, most)
+    )
+    ledger = begin(folder, tmp_path)
+    assert [row["id"] for row in made(ledger, tiny_model)] == ["a", "c"]
+    assert failed(ledger) == {"b": "too_long", "d": "too_long"}
+    assert sorted(read) == [48_001] * 3  # b is not even decoded
+    messages = pq.read_table(f"{ledger.folder.url}/failures.parquet")["message"].to_pylist()
+    assert messages[0] == "more than 0.5 s, the most at 96000 Hz; cut it into utterances"
 
 
 def test_a_recording_of_a_minute_loses_tokens(tiny_model: S3GenModel, tmp_path: Path) -> None:
