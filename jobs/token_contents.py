@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.findings import Finding, Verification
 from jobs.records import CommitRecord
@@ -44,8 +45,22 @@ class TokenContents:
         for row_id, times in Counter(ids).items():
             if times > 1:
                 yield Finding("row_twice", where, f"{row_id!r} is in the table {times} times")
-        for row_id, tokens in zip(ids, index["tokens"].to_pylist(), strict=True):
-            wrong = [token for token in tokens or [] if token is None or not 0 <= token < VOCAB_SIZE]
-            if wrong or not tokens:
-                found = f"a token {wrong[0]}, which is not in 0..{VOCAB_SIZE - 1}" if wrong else "no tokens"
-                yield Finding("tokens", where, f"{row_id!r} has {found}")
+        for row_id, found in _wrong(ids, index["tokens"]):
+            yield Finding("tokens", where, f"{row_id!r} has {found}")
+
+
+def _wrong(ids: Sequence[str], tokens: pa.ChunkedArray) -> Iterator[tuple[str, str]]:
+    """Rows whose tokens are none, and what they have."""
+    values = pc.list_flatten(tokens)
+    span = pc.min_max(values)
+    lengths = pc.fill_null(pc.list_value_length(tokens), 0)
+    if (
+        not values.null_count
+        and pc.all(pc.greater(lengths, 0)).as_py() is not False
+        and (not len(values) or (span["min"].as_py() >= 0 and span["max"].as_py() < VOCAB_SIZE))
+    ):
+        return
+    for row_id, row in zip(ids, tokens.to_pylist(), strict=True):
+        wrong = [token for token in row or [] if token is None or not 0 <= token < VOCAB_SIZE]
+        if wrong or not row:
+            yield row_id, f"a token {wrong[0]}, which is not in 0..{VOCAB_SIZE - 1}" if wrong else "no tokens"

@@ -192,7 +192,7 @@ class S3GenModel(nn.Module):
         """Speech tokens of many clips of any lengths and rates, in batches whose memory is bounded.
 
         A clip's tokens do not depend on the others. They are those of `tokenize`, but that a clip of over 30 s has all
-        of them: one per 640 samples at 16 kHz that are begun.
+        of them: one per 640 of its N samples at 16 kHz that are begun, not counting the last N % 160.
 
         Args:
             wavs: (L,) float in -1 .. 1 each.
