@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from jobs.begun import Outset
 from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES
 from jobs.config import JobConfig
 from jobs.disk import SPEECH_FLAC_SHARE, disk_bytes
@@ -39,6 +40,9 @@ class Estimate:
         disk_bytes: of a whole output, by format and encoding.
         measured: the speed here, where it was asked for.
         on_gpu: the job will run on GPUs.
+        is_begun: an earlier run has begun it.
+        rows_left: to be made.
+        problems: what would stop it at its start, a text each.
     """
 
     shards: int
@@ -59,6 +63,9 @@ class Estimate:
     disk_bytes: dict[str, dict[str, int]]
     measured: Speed | None
     on_gpu: bool
+    is_begun: bool
+    rows_left: int
+    problems: list[str]
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -66,7 +73,7 @@ class Estimate:
 
 
 def estimate(config: JobConfig, limit: int | None = None, *, calibrate: bool = False) -> Estimate:
-    """Reads footers, and some shards' rows and voices; writes nothing.
+    """Reads footers, some shards' rows and voices, and what the output has; writes nothing.
 
     Args:
         calibrate: load the model and measure its speed on this machine, for about a minute.
@@ -84,35 +91,53 @@ def estimate(config: JobConfig, limit: int | None = None, *, calibrate: bool = F
     if gauge is not None:
         max_frames, assumed = gauge.max_frames, False
     sample = Sample(config, plan, voices, max_frames=max_frames, on_gpu=on_gpu, keep=calibrate)
+    outset = Outset.of(config, plan, limit)
+    return Estimate(
+        shards=len(plan),
+        rows=plan.rows,
+        max_frames=max_frames,
+        max_frames_assumed=assumed,
+        voices=voices.voices,
+        on_gpu=on_gpu,
+        is_begun=outset.is_begun,
+        rows_left=outset.rows_left,
+        problems=outset.problems,
+        **_of_sample(sample),
+        **_of_speech(plan, sample, gauge),
+    )
+
+
+def _of_sample(sample: Sample) -> dict[str, Any]:
+    """What an estimate says of the sample alone."""
+    return {
+        "sampled_rows": sample.rows,
+        "sampled_voices": len(sample.voices),
+        "row_seconds": _spread(sample.lengths),
+        "sampled_failures": dict(sorted(sample.failures.items())),
+        "examples": sample.examples,
+        "batches": sample.batches,
+        "padding": {part: padding.share for part, padding in sample.padding.items()},
+        "prompt_share": sample.prompt_frames / max(sample.frames, 1),
+    }
+
+
+def _of_speech(plan: Plan, sample: Sample, gauge: Gauge | None) -> dict[str, Any]:
+    """What it says of the audio of all rows, from the sample and what can be measured with it."""
     measured = None if gauge is None else gauge.measure(sample.batches_kept, sample.audio_per_frame)
     tokens = _tokens(plan, sample)
     flac_share = SPEECH_FLAC_SHARE if measured is None else measured.flac_share
     kept_bytes = sample.column_bytes / sample.rows
-    return Estimate(
-        shards=len(plan),
-        rows=plan.rows,
-        audio_hours=tokens / TOKEN_RATE / 3600,
-        max_frames=max_frames,
-        max_frames_assumed=assumed,
-        voices=voices.voices,
-        sampled_rows=sample.rows,
-        sampled_voices=len(sample.voices),
-        row_seconds=_spread(sample.lengths),
-        sampled_failures=dict(sorted(sample.failures.items())),
-        examples=sample.examples,
-        batches=sample.batches,
-        padding={part: padding.share for part, padding in sample.padding.items()},
-        prompt_share=sample.prompt_frames / max(sample.frames, 1),
-        flac_share=flac_share,
-        disk_bytes=disk_bytes(plan.rows, round(SAMPLES_PER_TOKEN * tokens), kept_bytes, flac_share),
-        measured=measured,
-        on_gpu=on_gpu,
-    )
+    return {
+        "audio_hours": tokens / TOKEN_RATE / 3600,
+        "flac_share": flac_share,
+        "disk_bytes": disk_bytes(plan.rows, round(SAMPLES_PER_TOKEN * tokens), kept_bytes, flac_share),
+        "measured": measured,
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bill:
-    """What a job costs at some speed; None where it does not follow from what was given.
+    """What is left of a job costs at some speed; None where it does not follow from what was given.
 
     Attributes:
         speed: x real time of one GPU, or of one worker where there are none.
@@ -134,7 +159,7 @@ class Bill:
 
 
 def bill(config: JobConfig, found: Estimate, speed: float | None, price: float | None) -> Bill:
-    """What an estimated job costs.
+    """What the rows that are left of an estimated job cost.
 
     Args:
         speed: x real time of one GPU (without GPUs: of one worker); None takes what was measured, if it was.
@@ -148,7 +173,7 @@ def bill(config: JobConfig, found: Estimate, speed: float | None, price: float |
         gpus = config.workers * (config.gpus_per_worker if found.on_gpu else 1)
     if speed is None:
         return Bill(speed=None, gpu_hours=None, gpus=gpus, hours=None, cost=None)
-    gpu_hours = found.audio_hours / speed
+    gpu_hours = found.audio_hours * found.rows_left / found.rows / speed
     return Bill(
         speed=speed,
         gpu_hours=gpu_hours,

@@ -114,7 +114,7 @@ class Ledger(Commits):
 
     @staticmethod
     def _begin(folder: Folder, job: Mapping[str, Any], plan: Plan, files: Mapping[str, bytes]) -> bool:
-        _refuse_foreign(folder)
+        refuse_foreign(folder)
         if "table" in job:
             _refuse_taken(*_place(folder, job["table"]))
         described = {**job, "plan": plan.digest, "version": FORMAT_VERSION, "created_at": time.time()}
@@ -313,8 +313,14 @@ def _read_plan(folder: Folder, digest: str) -> Plan:
     return plan
 
 
-def _refuse_foreign(folder: Folder) -> None:
-    """An output is cleared of files that no record names: it must not be somebody's folder of recordings."""
+def refuse_foreign(folder: Folder) -> None:
+    """Returns where a job may begin.
+
+    An output is cleared of files that no record names: it must not be somebody's folder of recordings.
+
+    Raises:
+        InputError: something is there already.
+    """
     for prefix in (*DATA, COMMITS, *TABLES):
         found = folder.list(prefix)
         if found:

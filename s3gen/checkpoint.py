@@ -116,6 +116,11 @@ class _Remote:
         return f"{self.url.rstrip('/')}/{name}" if name else self.url
 
 
+def is_hub_id(where: str) -> bool:
+    """Whether a text has the form ``owner/name``; there may be no such repository."""
+    return _HUB_ID.match(where) is not None and not where.startswith(".")
+
+
 def _locate(where: str, file: str | None, options: dict[str, Any]) -> _Folder | _Remote:
     if "://" in where:
         return _locate_remote(where, options)
@@ -124,7 +129,7 @@ def _locate(where: str, file: str | None, options: dict[str, Any]) -> _Folder | 
         return _Folder(path)
     if path.is_file():
         return _Folder(path.parent, only=path.name)
-    if _HUB_ID.match(where) and not where.startswith("."):
+    if is_hub_id(where):
         return _Folder(_download(where, file))
     raise FileNotFoundError(
         f"no checkpoint at {where!r}: not a file or folder here, and not of the form of a hub id (owner/name), "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import textwrap
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,7 +47,8 @@ def plan(
 
     Reads the manifest's footers and a sample of up to eight shards, and names what is wrong with the sample's rows. How
     long the job takes follows from a speed: one that you know, or one that --calibrate measures with the job's model,
-    on the device that the job would use on this machine.
+    on the device that the job would use on this machine. Of a job that is begun it is what is left. Last come problems:
+    another job in the output, or a model that is not there.
 
     \b
     Examples:
@@ -72,6 +74,7 @@ def plan(
         _print_estimate(found)
         _print_disk(found, job)
         _print_bill(found, costs)
+        _print_problems(found)
     return FINISHED
 
 
@@ -131,6 +134,8 @@ def _size(count: int) -> str:
 
 def _print_bill(found: Estimate, costs: Bill) -> None:
     unit = "GPU" if found.on_gpu else "worker"
+    if found.is_begun:
+        click.echo(f"begun: {found.rows_left} rows are left, and what follows is for these")
     if (made := found.measured) is not None:
         rows = "one row" if made.rows == 1 else f"{made.rows} rows"
         click.echo(f"speed: {made.x_real_time:.4g} x real time, by {rows} in {made.seconds:.1f} s on {made.device}")
@@ -142,3 +147,10 @@ def _print_bill(found: Estimate, costs: Bill) -> None:
         click.echo(f"time: {clock_time(3600 * costs.hours)} on {costs.gpus:g} {unit}{'' if costs.gpus == 1 else 's'}")
     if costs.cost is not None:
         click.echo(f"cost: {costs.cost:.4g}")
+
+
+def _print_problems(found: Estimate) -> None:
+    if found.problems:
+        click.echo("problems, for which synth would refuse the job:")
+    for problem in found.problems:
+        click.echo(textwrap.indent(problem, "  "))
