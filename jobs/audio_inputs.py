@@ -42,11 +42,12 @@ SCAN_THREADS = 16
 SHOWN_NAMES = 3
 
 
-def find_audio(where: str, options: Options | None = None) -> list[str] | pa.Table:
+def find_audio(where: str, options: Options | None = None, *, besides: Sequence[str] = ()) -> list[str] | pa.Table:
     """The recordings of an input.
 
     Args:
         where: a path, glob, folder or URL, as above.
+        besides: files and folders that are no input, wherever they lie: what the job itself makes.
 
     Returns:
         URLs of Parquet files, or a table with `id`, `path` (absolute), in tars also `tar_offset` and `tar_bytes`, and
@@ -56,7 +57,8 @@ def find_audio(where: str, options: Options | None = None) -> list[str] | pa.Tab
         InputError: no such input, nothing in it, several kinds of files, or one that cannot be read.
     """
     url = absolute_url(where)
-    found = expand(url, options, hidden=True)
+    own = tuple(f"{absolute_url(each).rstrip('/')}/" for each in besides)
+    found = [file for file in expand(url, options, hidden=True) if not f"{file}/".startswith(own)]
     if suffix_of(url) in LISTS and found == [url]:
         return _listed(url, options)
     base = base_of(url, found)

@@ -169,7 +169,7 @@ def _found(config: TokenizeConfig) -> tuple[Manifest, tuple[str, bytes] | None]:
     """
     options = config.storage_options
     try:
-        found = find_audio(config.input, options)
+        found = find_audio(config.input, options, besides=[config.out, config.folder])
         if isinstance(found, pa.Table):
             return _listed(found)
         return Manifest.of(found, options, check=check_audio_columns), None

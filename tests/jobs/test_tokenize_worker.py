@@ -270,6 +270,24 @@ def test_long_recordings_are_in_memory_together(
     assert model.calls == [2, 2, 1]
 
 
+@pytest.mark.parametrize("out", ["tokens.parquet", "tokens"])
+def test_a_job_beside_its_recordings_finds_itself(tiny_model: S3GenModel, tmp_path: Path, out: str) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    write_audio_parquet(folder / "a.parquet", [{"bytes": audio_file()}] * 2, id=["a", "b"])
+    ledger = begin(folder, tmp_path, out=str(folder / out), shard_rows=1)
+    TokenizeWorker(ledger, tiny_model).run(0)
+    trade = Tokenizing.again(checked(TokenizeConfig, ledger.job["config"]), ledger)
+    assert trade.plan.digest == ledger.plan.digest
+    if out == "tokens":
+        (folder / out).mkdir()
+        (folder / out / "part-0000.parquet").write_bytes(b"half of it")
+        Tokenizing.again(checked(TokenizeConfig, ledger.job["config"]), ledger)
+    # Killed before it had begun.
+    Path(f"{folder / out}.job/job.json").unlink()
+    assert Tokenizing.of(checked(TokenizeConfig, ledger.job["config"])).plan.digest == ledger.plan.digest
+
+
 def test_a_worker_without_memory_tries_the_same_again(tiny_model: S3GenModel, tmp_path: Path) -> None:
     names = [f"{n}.wav" for n in range(20)]
     ledger = begin(write_folder(tmp_path / "in", names), tmp_path)
