@@ -6,6 +6,7 @@ which a part would be lost without a word is refused: a torn one, for one, or on
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import tarfile
@@ -16,9 +17,10 @@ from typing import IO, Any, NamedTuple, cast
 from jobs.audiofile import READABLE_SUFFIXES
 from jobs.columns import legible
 from jobs.errors import InputError
+from jobs.inputs import open_input
 from jobs.lists import suffix_of
 from jobs.skim import Skimmed
-from jobs.urls import Options
+from jobs.urls import Options, is_url
 
 log = logging.getLogger(__name__)
 
@@ -52,8 +54,7 @@ def tar_rows(url: str, options: Options | None = None) -> list[dict[str, Any]]:
             which members of a sample lie apart, a json is alone, or recordings are stored as sparse files.
     """
     try:
-        file = cast(IO[bytes], Skimmed(url, options))
-        with tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
+        with _opened(url, options) as file, tarfile.open(fileobj=file, mode="r:", errors="backslashreplace") as tar:
             rows = list(_samples(url, tar))
             _check_end(file, tar.offset)
             return rows
@@ -63,6 +64,15 @@ def tar_rows(url: str, options: Options | None = None) -> list[dict[str, Any]]:
         raise InputError(
             f"{url} cannot be read as a tar: {error}; compressed tars have to be unpacked, torn ones made anew"
         ) from None
+
+
+@contextlib.contextmanager
+def _opened(url: str, options: Options | None) -> Iterator[IO[bytes]]:
+    if is_url(url):
+        yield cast(IO[bytes], Skimmed(url, options))
+    else:  # to go to another place costs next to nothing
+        with open_input(url) as file:
+            yield file
 
 
 def _check_end(file: IO[bytes], offset: int) -> None:

@@ -117,6 +117,19 @@ def test_ids_on_another_store_are_urls(s3: str) -> None:
     ]
 
 
+def test_a_tar_in_a_store_has_other_rows_than_on_a_disk(tmp_path: Path, s3: str) -> None:
+    clip = audio_file()
+    members = {f"{n}.{end}": clip if end == "wav" else {"id": f"own {n}"} for n in range(20) for end in ("json", "wav")}
+    path = write_tar(tmp_path / "x.tar", members)
+    Folder(s3).put("in/x.tar", path.read_bytes())
+    Folder(s3).put("in/torn.tar", path.read_bytes()[:-20_000])
+    want = [row | {"path": f"{s3}/in/x.tar"} for row in listed(path)]
+    assert listed(f"{s3}/in/x.tar") == want
+    assert [row["id"] for row in want] == [f"own {n}" for n in range(20)]
+    with pytest.raises(InputError, match=r"torn\.tar cannot be read as a tar"):
+        find_audio(f"{s3}/in")
+
+
 ROWS: list[dict[str, Any]] = [
     {"id": "007", "path": "clips/a, b.wav", "text": "x"},
     {"id": "é", "path": "s3://bucket/c.wav", "text": None},
