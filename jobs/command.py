@@ -182,7 +182,23 @@ manifest_option = click.option(
     "--manifest", metavar="M", shell_complete=files, help="Short for --set manifest=M: a path, glob or URL of Parquet."
 )
 limit_option = click.option("--limit", type=click.IntRange(min=1), metavar="N", help="A trial of the first N rows.")
+source_argument = click.argument("source", metavar="INPUT", shell_complete=files)
+model_file_option = click.option(
+    "--model-file", metavar="FILE", help="Which checkpoint of a folder that holds several."
+)
+address_option = click.option("--ray-address", metavar="A", help="A Ray cluster; without, this machine.")
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON alone.")
+
+
+def out_option(what: str) -> Callable[[Command], Command]:
+    """`--out`, of a command that makes one file."""
+    return click.option("--out", required=True, metavar="URL", shell_complete=files, help=what)
+
+
+def model_option(what: str) -> Callable[[Command], Command]:
+    """`--model`, of a command that reads no configuration."""
+    names = "hub id, folder, file, URL, or random:tiny"
+    return click.option("--model", required=True, metavar="M", shell_complete=files, help=f"{what}: {names}.")
 
 
 def overrides_of(changes: tuple[str, ...], manifest: str | None) -> list[str]:

@@ -108,41 +108,38 @@ def _voices_on_ray(
 
     schedule = Schedule(range(len(parts)))
     with connected(order.ray_address), Stop().listening() as stop:
-        share = plan_share(order.workers, _gpu_share(order.workers), own=order.ray_address is None)
-        recipe = Recipe(
-            make="jobs.voice_build:VoiceMaker.open",
-            arguments={
-                "model": order.model,
-                "model_file": order.model_file,
-                "parts": build.parts_url,
-                "max_seconds": build.max_seconds,
-                "options": dict(order.options or {}),
-                "threads": share.threads,
-            },
-        )
-        describe = "part {} of the voices".format
-        crew = Crew(
-            recipe,
-            workers=order.workers,
-            share=share,
-            payload=parts.__getitem__,
-            describe=describe,
-            stall_seconds=VOICES_STALL_SECONDS,
-        )
+        crew = _crew(order, build, parts)
         with stop.graceful():
             crew.work(schedule, on_part, lambda: stop.requested, on_look)
     if len(reports) < len(parts):
         reasons = [f"  part {part} was given up: {reason}" for part, reason in sorted(schedule.given_up.items())]
-        raise Unfinished(
-            "\n".join(
-                [
-                    f"{build.url}: {len(parts) - len(reports)} of {len(parts)} parts are not done",
-                    *reasons[:SHOWN_PARTS],
-                    "give the same command again to go on",
-                ]
-            )
-        )
+        lines = [f"{build.url}: {len(parts) - len(reports)} of {len(parts)} parts are not done", *reasons[:SHOWN_PARTS]]
+        raise Unfinished("\n".join([*lines, "give the same command again to go on"]))
     return [reports[number] for number in range(len(parts))]
+
+
+def _crew(order: VoicesOrder, build: VoiceBuild, parts: Sequence[Part]) -> Crew:
+    """Workers on the connected Ray."""
+    share = plan_share(order.workers, _gpu_share(order.workers), own=order.ray_address is None)
+    recipe = Recipe(
+        make="jobs.voice_build:VoiceMaker.open",
+        arguments={
+            "model": order.model,
+            "model_file": order.model_file,
+            "parts": build.parts_url,
+            "max_seconds": build.max_seconds,
+            "options": dict(order.options or {}),
+            "threads": share.threads,
+        },
+    )
+    return Crew(
+        recipe,
+        workers=order.workers,
+        share=share,
+        payload=parts.__getitem__,
+        describe="part {} of the voices".format,
+        stall_seconds=VOICES_STALL_SECONDS,
+    )
 
 
 def _gpu_share(workers: int) -> float:

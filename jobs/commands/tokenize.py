@@ -6,7 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.command import Context, command, files, options_of, storage_option
+from jobs.command import (
+    Context,
+    address_option,
+    command,
+    model_file_option,
+    model_option,
+    options_of,
+    out_option,
+    source_argument,
+    storage_option,
+)
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
@@ -14,19 +24,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", shell_complete=files)
-@click.option("--out", required=True, metavar="URL", shell_complete=files, help="The token manifest, a Parquet file.")
-@click.option(
-    "--model",
-    required=True,
-    metavar="M",
-    shell_complete=files,
-    help="Whose tokenizer to use: hub id, folder, file, URL, or random:tiny.",
-)
-@click.option("--model-file", metavar="FILE", help="Which checkpoint of a folder that holds several.")
+@source_argument
+@out_option("The token manifest, a Parquet file.")
+@model_option("Whose tokenizer to use")
+@model_file_option
 @click.option("--voice", metavar="ID", help="The voice_id of all rows.  [default: each row's own, else its id]")
 @click.option("--workers", default="1", show_default=True, metavar="N|auto", help="Processes, each with a model.")
-@click.option("--ray-address", metavar="A", help="A Ray cluster; without, this machine.")
+@address_option
 @click.option(
     "--shard-rows",
     type=click.IntRange(1, 1_000_000),
@@ -47,8 +51,9 @@ def tokenize(context: Context, source: str, workers: str, storage_options: str |
     as the shards of synth. Files and folders whose names begin with a dot or an underscore are left out. The
     manifest has id, voice_id, tokens, audio_seconds, and the input's other columns, but not where recordings lie.
 
-    The job is kept in URL.job, and what could not be tokenized in URL.job/failures.parquet, which is itself an INPUT.
-    Stopped, the same command goes on with it, and so does s3gen resume URL.job.
+    The job is kept in URL.job, and what could not be tokenized in URL.job/failures.parquet, which is itself an INPUT
+    where it has a path. Stopped, the same command goes on with it, and so does s3gen resume URL.job; with
+    --retry-failed that takes up what a crash or too little memory has cost.
 
     Recordings of over 30 seconds are tokenized in windows, and lose nothing where these meet; those of over half an
     hour have to be cut. Note that synth takes rows of up to max_tokens, 60 seconds unless it is told otherwise.

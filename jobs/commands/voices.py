@@ -6,7 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from jobs.command import FINISHED, REPORTED, SHOWN_ITEMS, Context, command, files, options_of, storage_option
+from jobs.command import (
+    FINISHED,
+    REPORTED,
+    SHOWN_ITEMS,
+    Context,
+    address_option,
+    command,
+    model_file_option,
+    model_option,
+    options_of,
+    out_option,
+    source_argument,
+    storage_option,
+)
 from jobs.plain_yaml import legible
 from jobs.progress import clock_time
 
@@ -15,19 +28,13 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("source", metavar="INPUT", shell_complete=files)
-@click.option("--out", required=True, metavar="URL", shell_complete=files, help="The voice table, a Parquet file.")
-@click.option(
-    "--model",
-    required=True,
-    metavar="M",
-    shell_complete=files,
-    help="Whose speech the voices are for: hub id, folder, file, URL, or random:tiny.",
-)
-@click.option("--model-file", metavar="FILE", help="Which checkpoint of a folder that holds several.")
+@source_argument
+@out_option("The voice table, a Parquet file.")
+@model_option("Whose speech the voices are for")
+@model_file_option
 @click.option("--append", is_flag=True, help="Add to the table; clips that it has already are skipped.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Above 1: on Ray.")
-@click.option("--ray-address", metavar="A", help="A Ray cluster; without, this machine.")
+@address_option
 @click.option("--max-seconds", type=float, help="Cut clips here.  [default: 10, or the table's with --append]")
 @storage_option
 @command
