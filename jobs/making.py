@@ -116,7 +116,7 @@ def run(trade: Trade, folder: Folder, console: Console, *, retry: bool = False) 
             if retry and under_way:
                 log.info("round %d is not finished: this run goes on with it, and begins no other", len(ledger.rounds))
             summary, made = _to_the_end(trade, ledger, share, lease, stop, console)
-            again = begin_retry(ledger.reopened()) if retry and not under_way else None
+            again = begin_retry(ledger.reopened(), trade.config.storage_options) if retry and not under_way else None
             if again is not None:
                 log.info("round %d: %s rows are tried again", len(again.rounds), again.rows_in_round)
                 summary, more = _to_the_end(trade, again, share, lease, stop, console)

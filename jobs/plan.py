@@ -155,6 +155,10 @@ class Plan:
         after = int(self.starts[shard + 1]) - self.rows_total
         return (taken[at] == numbers) & (places[at] >= after)
 
+    def row(self, number: int) -> Span:
+        """Where the row of a number lies."""
+        return next(self._spans(number, number + 1))
+
     def numbers_of(self, urls: Sequence[str], rows: Ints) -> Ints:
         """Of rows that are given by their origins, their numbers; -1 where the manifest has no such file."""
         begins = np.array([self._file_begins.get(url, -1) for url in urls], np.int64)

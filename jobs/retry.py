@@ -2,7 +2,7 @@
 
 They are copied from the failures table into a file in the ledger, which the manifest then ends with, and get shards of
 their own after the last one. Where that lies is a matter of numbers only: a shard of them is made, committed and
-finished as any other.
+finished as any other. The failures of a job of tokens have no audio: its rows are copied from the manifest.
 
 Everything about a round follows from the failures table of the one before, so that two runs which both begin it, one of
 which has lost the lease, begin the same one.
@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +29,7 @@ from jobs.parts import BATCH_ROWS, READ_GROUP_ROWS, write_table
 from jobs.plan import Plan, cuts
 from jobs.storage import Folder
 from jobs.tally import Summary
+from jobs.urls import Options
 from jobs.writers import pick
 
 RESEEDED = frozenset({"bad_audio", "not_finite"})  # the same noise would make the same audio
@@ -38,16 +39,21 @@ MENDABLE = RESEEDED | ALONE | OTHERS
 COPY_BYTES = 8 << 20
 
 
-def mendable(summary: Summary) -> dict[str, int]:
+def mendable(summary: Summary, kind: str = "synth") -> dict[str, int]:
     """The failed rows of a finished job that ``begin_retry`` takes up, by code."""
-    return {code: rows for code, rows in summary.errors.items() if code in MENDABLE}
+    # A recording stays what it is.
+    codes = MENDABLE if kind == "synth" else MENDABLE - RESEEDED
+    return {code: rows for code, rows in summary.errors.items() if code in codes}
 
 
-def begin_retry(ledger: Ledger) -> Ledger | None:
+def begin_retry(ledger: Ledger, options: Options | None = None) -> Ledger | None:
     """Begins another round of a finished job, under its lease.
 
-    A round is of the failed rows whose code is in ``MENDABLE``. Those in ``RESEEDED`` get another seed, and keep it in
+    A round is of the failed rows that are ``mendable``. Those in ``RESEEDED`` get another seed, and keep it in
     later rounds. Those in ``ALONE`` are put into shards of few rows.
+
+    Args:
+        options: storage options, for a manifest.
 
     Returns:
         The job as it then is; None when there is no such row, or the job is not finished.
@@ -57,15 +63,14 @@ def begin_retry(ledger: Ledger) -> Ledger | None:
         StorageError: the failures table is not the one that the job wrote.
     """
     summary = ledger.summary()
-    taken = {} if summary is None else mendable(summary)
+    taken = {} if summary is None else mendable(summary, ledger.kind)
     if summary is None or not taken:
         return None
     number = len(ledger.rounds) + 1
     with tempfile.TemporaryDirectory(prefix="s3gen-") as folder:
         table, copy = Path(folder) / "failures", Path(folder) / "rows"
         _download(ledger.folder, summary.failures_sha256, table)
-        together = sum(rows for code, rows in taken.items() if code not in ALONE)
-        plan = _extended(ledger, number, table, copy, together)
+        plan = _extended(ledger, number, table, copy, taken, options)
         ledger.folder.upload(plan.manifest.files[-1].url, copy)
     return ledger.begin_round(plan, taken)
 
@@ -87,21 +92,27 @@ def _download(folder: Folder, sha256: str, local: Path) -> None:
         )
 
 
-def _extended(ledger: Ledger, number: int, table: Path, copy: Path, together: int) -> Plan:
+def _extended(
+    ledger: Ledger, number: int, table: Path, copy: Path, taken: Mapping[str, int], options: Options | None
+) -> Plan:
     """The plan with the rows that round ``number`` tries again, which are written to ``copy``.
 
     Args:
-        together: how many of them need no shards of few rows.
+        taken: how many they are, by code.
     """
     plan, found = ledger.plan, list[tuple[Ints, Ints]]()
+    together = sum(rows for code, rows in taken.items() if code not in ALONE)
     before = dict(zip(plan.again.tolist(), plan.reseeded.tolist(), strict=True))  # what comes last counts
 
     def rows() -> Iterator[pa.Table]:
-        for codes in (RESEEDED | OTHERS, ALONE):
+        for codes in (taken.keys() - ALONE, ALONE):
             for failures in _failed_of(codes, table):
                 numbers = plan.numbers_of(failures["manifest"].to_pylist(), failures["row"].to_numpy())
                 found.append((numbers, _reseeded(numbers, failures, before, number)))
-                yield _as_planned(failures, plan.manifest.columns)
+                if ledger.kind == "synth":
+                    yield _as_planned(failures, plan.manifest.columns)
+                else:
+                    yield from (plan.manifest.read([plan.row(each)], options) for each in numbers)
 
     written = write_table("", plan.manifest.columns, rows(), copy, group_rows=READ_GROUP_ROWS)
     file, groups = described(round_rows_name(number, written.sha256), copy)
@@ -117,9 +128,9 @@ def _starts(groups: RowGroups, together: int, shard_rows: int) -> Ints:
     return np.concatenate([first, np.arange(together, rows, MAX_GUILTY), [rows]]).astype(np.int64)
 
 
-def _failed_of(codes: frozenset[str], table: Path) -> Iterator[pa.Table]:
+def _failed_of(codes: Collection[str], table: Path) -> Iterator[pa.Table]:
     """The rows of the failures table with one of these codes, some thousand at a time."""
-    wanted = pa.array(sorted(codes))
+    wanted = pa.array(sorted(codes), pa.string())
     with table.open("rb") as file:
         for batch in pq.ParquetFile(file).iter_batches(batch_size=BATCH_ROWS, use_threads=False):
             failures = pa.Table.from_batches([batch])

@@ -67,9 +67,7 @@ def resume(
     folder = Folder(output, options)
     ledger = Ledger.open(folder)
     if ledger.kind == tokenize_runs.KIND:
-        if retry_failed:
-            raise InputError(f"--retry-failed: {folder.url} makes tokens; only failed rows of speech are tried again")
-        return tokenize_runs.resume(ledger, overrides, options, console)
+        return tokenize_runs.resume(ledger, overrides, options, console, retry_failed=retry_failed)
     values = {**ledger.job["config"], "output": folder.url}
     config = config_from(values, overrides, storage_options=options)
     if config.output != folder.url:

@@ -29,6 +29,7 @@ from jobs.manifest import Manifest, described
 from jobs.models import open_model
 from jobs.placement import Share
 from jobs.plan import Plan, make_plan
+from jobs.retry import mendable
 from jobs.storage import Folder
 from jobs.tables import packed
 from jobs.tally import Summary
@@ -57,19 +58,26 @@ def tokenize(config: TokenizeConfig, console: Console) -> Outcome:
     return Tokenizing.of(config).run(folder, console)
 
 
-def resume(ledger: Ledger, overrides: list[str], options: Options, console: Console) -> Outcome:
-    """Goes on with a job of tokens from what its folder records. Raises as `tokenize`."""
-    return go_on(ledger, checked(TokenizeConfig, ledger.job["config"], overrides, storage_options=options), console)
+def resume(
+    ledger: Ledger, overrides: list[str], options: Options, console: Console, *, retry_failed: bool = False
+) -> Outcome:
+    """Goes on with a job of tokens from what its folder records. Raises as `tokenize`.
+
+    Args:
+        retry_failed: when it is finished, take up the rows again that failed of what another try may mend.
+    """
+    config = checked(TokenizeConfig, ledger.job["config"], overrides, storage_options=options)
+    return go_on(ledger, config, console, retry=retry_failed)
 
 
-def go_on(ledger: Ledger, config: TokenizeConfig, console: Console) -> Outcome:
+def go_on(ledger: Ledger, config: TokenizeConfig, console: Console, *, retry: bool = False) -> Outcome:
     """The same with a configuration. Raises as `tokenize`."""
     ledger.check_unchanged({"kind": KIND, "config": config.frozen()})
     summary = ledger.summary()
-    if summary is not None:
+    if summary is not None and not (retry and mendable(summary, KIND)):
         _check_there(ledger)
         return _outcome(ledger.folder, config, summary, 0)
-    return Tokenizing.again(config, ledger).run(ledger.folder, console)
+    return Tokenizing.again(config, ledger).run(ledger.folder, console, retry=retry)
 
 
 def _check_there(ledger: Ledger) -> None:
@@ -136,9 +144,9 @@ class Tokenizing:
         """See `Trade.device`."""
         return "auto"
 
-    def run(self, folder: Folder, console: Console) -> Outcome:
+    def run(self, folder: Folder, console: Console, *, retry: bool = False) -> Outcome:
         """See `jobs.making.run`."""
-        return _outcome(folder, self.config, *run(self, folder, console))
+        return _outcome(folder, self.config, *run(self, folder, console, retry=retry))
 
     def begin(self, folder: Folder, share: Share) -> Ledger:
         """See `Trade.begin`. What it adds: rounding on a CPU, and so perhaps a token, depends on its threads."""

@@ -6,6 +6,7 @@ computed. Which recordings share a group follows from the shard and its order al
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -30,7 +31,7 @@ from jobs.token_columns import TokenColumns
 from jobs.tokenize_config import TokenizeConfig
 from jobs.tokenize_rows import Heard, Recordings, Shard
 from jobs.uploads import Upload
-from jobs.urls import Options
+from jobs.urls import Options, is_url
 from jobs.worker import Order
 from s3gen import S3GenModel
 
@@ -41,7 +42,9 @@ GROUP_RATE = 48_000  # Hz; at higher ones seconds count for more, as they do in 
 
 def columns_of(manifest: Manifest, config: TokenizeConfig) -> TokenColumns:
     """The columns of a job's input and tables."""
-    return TokenColumns(manifest.columns, config.voice, base_of(config.input, [file.url for file in manifest.files]))
+    # What lies in the ledger, such as rows that are tried again, is relative to it.
+    urls = [file.url for file in manifest.files if is_url(file.url) or os.path.isabs(file.url)]
+    return TokenColumns(manifest.columns, config.voice, base_of(config.input, urls))
 
 
 class TokenizeWorker:
@@ -144,7 +147,7 @@ class TokenizeWorker:
         record = CommitRecord(
             shard=order.shard,
             attempt=attempt.id,
-            plan=self._ledger.plan.digest,
+            plan=self._ledger.digest_of(order.shard),
             ids=ids_digest(known["id"]),
             rows=planned.rows,
             rows_done=len(shard.tokens),

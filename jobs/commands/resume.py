@@ -47,6 +47,7 @@ def resume(
     from jobs.runs import resume as run
 
     outcome = run(output, list(changes), options_of(storage_options), context.console, retry_failed=retry_failed)
-    if retry_failed and not outcome.made_shards and not mendable(outcome.summary):
+    kind = "synth" if outcome.table is None else "tokenize"
+    if retry_failed and not outcome.made_shards and not mendable(outcome.summary, kind):
         click.echo("no row is to be tried again: none has failed of what another try may mend")
     return print_outcome(outcome) if outcome.table is None else print_tokens(outcome)

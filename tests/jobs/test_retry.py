@@ -423,7 +423,7 @@ def test_a_command_that_is_given_again_until_it_ends_begins_a_round_each_time(
 
     monkeypatch.setattr(making, "_make_shards", make_shards)
     monkeypatch.setattr(making, "workplace", workplace)
-    trade: Any = SimpleNamespace(config=SimpleNamespace(log_level="info"))
+    trade: Any = SimpleNamespace(config=SimpleNamespace(log_level="info", storage_options={}))
 
     def state(*dies_at: int) -> tuple[int, bool]:
         deadly[:] = dies_at

@@ -201,3 +201,6 @@ def test_failures_end_a_job_or_a_job_in_a_store_needs_a_disk(tmp_path: Path, s3:
         ("a", "duplicate_id", f"{s3}/in/a.wav"),
         ("b", "unreadable", f"{s3}/in/b.wav"),
     ]
+    again = cli("resume", f"{s3}/out/tokens.job", "--retry-failed")
+    assert again.exit_code == 3, again.output
+    assert "no row is to be tried again" in again.output

@@ -20,11 +20,13 @@ from jobs.isolation import Case, Death
 from jobs.ledger import Ledger
 from jobs.placement import Share
 from jobs.records import ids_digest
+from jobs.retry import begin_retry, mendable
 from jobs.schedule import BrokenWorker
 from jobs.storage import Folder
 from jobs.tokenize_config import TokenizeConfig
 from jobs.tokenize_runs import Tokenizing
 from jobs.tokenize_worker import TokenizeWorker
+from jobs.verify import verify
 from jobs.worker import Order
 from s3gen import S3GenModel
 from tests.conftest import speech_like
@@ -268,6 +270,57 @@ def test_long_recordings_are_in_memory_together(
     model = StrangeModel(tiny_model, MemoryError())
     made(ledger, model)
     assert model.calls == [2, 2, 1]
+
+
+@pytest.mark.parametrize("kind", ["rows", "list", "tar"])
+@pytest.mark.parametrize("out", ["tokens.parquet", "tokens"])
+def test_recordings_that_were_in_a_crash_are_lost(tiny_model: S3GenModel, tmp_path: Path, kind: str, out: str) -> None:
+    """A round, and one more: of rows whose audio is in no table of failures, of rows by path, of parts of tars."""
+    names = [f"{name}.wav" for name in "abcdef"]
+    folder = write_folder(tmp_path / "in", names)
+    (folder / "f.wav").write_bytes(b"no audio")
+    data = {name: (folder / name).read_bytes() for name in names}
+    want = {name[0]: tokens_of(tiny_model, folder / name) for name in names[:-1]}
+    source = folder
+    if kind == "rows":
+        source = tmp_path / "rows"
+        source.mkdir()
+        for at in (0, 3):
+            write_audio_parquet(source / f"{at}.parquet", [{"bytes": data[name]} for name in names[at : at + 3]])
+        want = {f"{row // 3 * 3}/{row % 3}": tokens for row, tokens in enumerate(want.values())}
+    elif kind == "tar":
+        source = write_tar(tmp_path / "x.tar", data)
+    ledger = begin(source, tmp_path, out=str(tmp_path / out), shard_rows=3)
+    death = Death(reason="it died", hung=False)
+    worker = TokenizeWorker(ledger, tiny_model)
+    worker.run(Order(0, guilty={1: death, 2: death}))
+    worker.run(Order(1, guilty={0: death}))
+    assert mendable(finalise(ledger), "tokenize") == {"worker_crashed": 3}
+
+    again = begin_retry(ledger)
+    assert again is not None
+    TokenizeWorker(again, tiny_model).run(Order(2, guilty={1: death}))
+    assert finalise(again).rows_done == 4
+    assert verify(again.folder.url).findings == []
+    last = begin_retry(again)
+    assert last is not None
+    TokenizeWorker(last, tiny_model).run(3)
+    summary = finalise(last)
+    assert (summary.rows_done, summary.errors) == (5, {"unreadable": 1})
+    assert verify(last.folder.url).findings == []
+    assert {row["id"]: row["tokens"] for row in pq.read_table(tmp_path / out).to_pylist()} == want
+    (failure,) = pq.read_table(f"{ledger.folder.url}/failures.parquet").to_pylist()
+    assert (failure["error"], failure["row"]) == ("unreadable", 2 if kind == "rows" else 5)
+    assert begin_retry(last) is None
+    config = checked(TokenizeConfig, ledger.job["config"])
+    assert Tokenizing.again(config, last).plan.digest == last.plan.digest
+
+
+def test_a_recording_that_is_not_finite_is_tried_for_ever(tiny_model: S3GenModel, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.full(24_000, np.nan), 24_000, subtype="FLOAT")
+    ledger = begin(tmp_path / "a.wav", tmp_path)
+    assert made(ledger, tiny_model) == []
+    assert begin_retry(ledger) is None
 
 
 @pytest.mark.parametrize("out", ["tokens.parquet", "tokens"])
