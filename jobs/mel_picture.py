@@ -19,7 +19,7 @@ from s3gen.constants import MEL_BINS, SAMPLE_RATE, exact_div
 
 WINDOW = 1_024  # samples, and the FFT's size
 HOP = exact_div(SAMPLE_RATE, 100)  # samples, of clips that are not too wide with it
-MAX_COLUMNS = 480
+MAX_COLUMNS = 500
 RANGE_DB = 70.0  # below the loudest spot, which is white; what is further down is black
 QUIETEST_TOP_DB = -50.0  # so that digital silence is black, and not white
 SHADES = 64  # more cost bytes and are not seen
