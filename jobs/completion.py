@@ -90,7 +90,7 @@ class Shell(ShellComplete):
 
 
 class Bash(Shell):
-    """Bash breaks words at `=` and `:`, and replaces the last piece only."""
+    """Bash breaks words at `=`, among others, and replaces the last piece only."""
 
     name = "bash"
     source_template = r"""# s3gen: completion for bash
@@ -114,8 +114,8 @@ complete -F _s3gen_completion s3gen
 """
 
     def kept(self, word: str) -> int:
-        """Up to the last break."""
-        return 1 + max(word.rfind("="), word.rfind(":"))
+        """Up to the last break: no candidate has one of the others."""
+        return 1 + word.rfind("=")
 
 
 class Zsh(Shell):
