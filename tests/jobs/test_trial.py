@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.config import JobConfig, config_from
+from jobs.finish import finalise
 from jobs.ledger import Ledger
+from jobs.making import Outcome
 from jobs.storage import Folder
 from jobs.trial import trial_of
+from tests.jobs.command import cli
+from tests.jobs.inputs import write_config
 from tests.jobs.made_job import job_of, plan_of, prepare, write_manifest
 
 
@@ -74,3 +79,30 @@ def test_a_trial_in_which_no_row_was_made_has_a_speed(ledger: Ledger, tmp_path: 
         attempt, record = prepare(ledger, shard)
         ledger.commit(attempt, replace(record, samples=0))
     assert trial_of(_config(tmp_path), ledger.folder.url) is None
+
+
+def _suggested(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str, **values: Any) -> str:
+    """The line for a plan at the end of a trial at twice real time."""
+    for shard in range(len(ledger.plan)):
+        _make(ledger, shard, "a:1", 5 * shard, 5 * shard + 5)
+    summary = finalise(ledger)
+    outcome = Outcome(output=ledger.folder.url, model="m", summary=summary, made_shards=4)
+    monkeypatch.setattr("jobs.runs.synth", lambda *arguments: outcome)
+    config = write_config(tmp_path / "job.yaml", manifest="m", voices="v", output="o", **values)
+    line = cli("synth", config, "--limit", "16", *options).stdout.splitlines()[-1]
+    return line.replace(str(tmp_path), "").removeprefix("what the whole job would take: ")
+
+
+def test_a_trial_on_the_cpus_of_a_cluster_is_billed_as_gpus(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said = _suggested(ledger, tmp_path, monkeypatch, "--set", "seed=3", ray_address="head:6379")
+    assert said == "s3gen plan /job.yaml --set seed=3 --speed 2 --set engine.device=cpu"
+
+
+def test_a_trial_on_a_cluster_names_a_file_that_only_the_cluster_has(
+    ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("S3GEN_PLAN", "s3gen plan 'my job.yaml'")
+    said = _suggested(ledger, tmp_path, monkeypatch, engine={"device": "cpu"})
+    assert said == "s3gen plan 'my job.yaml' --speed 2"
