@@ -50,6 +50,9 @@ def opened(url: str, options: Options | None) -> Iterator[IO[bytes]]:
     """A recording's file; rejects it, and raises, as `reading` does."""
     with reading(), open_input(url, options) as file:
         watched = _Watched(file)
+        # Where a file is far it is waited for here: soundfile opens only one at a time.
+        watched.read(1)
+        watched.seek(0)
         try:
             yield cast(IO[bytes], watched)
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -156,3 +157,20 @@ def test_http_hides_what_it_met(site: str) -> None:
     files = FileSystem(url, None, IMPATIENT)
     with pytest.raises(Exception, match="503"):
         files.ask("look at", url, "info", files.path)
+
+
+def test_far_recordings_are_waited_for_one_after_the_other(
+    tiny_model: S3GenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = threading.Barrier(4, timeout=10)
+
+    class Far(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            if self.tell() == 0 and not hasattr(self, "here"):
+                together.wait()
+                self.here = True
+            return super().read(size)
+
+    ledger = begin(write_folder(tmp_path / "in", [f"{name}.wav" for name in "abcd"]), tmp_path)
+    monkeypatch.setattr(recordings, "open_input", lambda url, options=None: Far(Path(url).read_bytes()))
+    assert TokenizeWorker(ledger, tiny_model).run(0).rows_done == 4
