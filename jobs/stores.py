@@ -17,6 +17,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from copy import copy
@@ -108,6 +109,7 @@ class LocalStore:
 
     def _publish(self, name: str, fill: Callable[[IO[bytes]], object], place: Callable[[Path, Path], None]) -> None:
         target = self._root / name
+        _refuse_device(target)
         target.parent.mkdir(parents=True, exist_ok=True)
         part = target.parent / f".{secrets.token_hex(PART_DIGITS // 2)}{PART_SUFFIX}"
         try:
@@ -120,6 +122,14 @@ class LocalStore:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
         _sync_folder(target.parent)
+
+
+def _refuse_device(target: Path) -> None:
+    """A rename onto a device or a pipe would take its place, in all of the system: `--out /dev/null` by root."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        mode = target.lstat().st_mode
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)):
+            raise OSError(errno.EINVAL, "it is a device or a pipe, and would be replaced by a file")
 
 
 def _unless_absent(error: OSError) -> None:

@@ -290,6 +290,18 @@ def test_a_file_that_was_placed_is_not_lost_over_the_name_it_had_before(
     assert sorted(os.listdir(tmp_path)) == [".holiday.part", "made"]
 
 
+@pytest.mark.parametrize("how", ["put", "create", "upload"])
+def test_a_pipe_or_a_device_is_replaced_by_a_file(how: str, tmp_path: Path) -> None:
+    """As root ``--out /dev/null`` would take the device from the whole system."""
+    os.mkfifo(tmp_path / "null")
+    (tmp_path / "source").write_bytes(b"x")
+    folder = Folder(str(tmp_path))
+    given = tmp_path / "source" if how == "upload" else b"x"
+    with pytest.raises(StorageError, match="it is a device or a pipe"):
+        getattr(folder, how)("null", given)
+    assert (tmp_path / "null").is_fifo()
+
+
 def test_a_folder_that_cannot_be_listed_is_taken_for_an_empty_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
