@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,15 +89,21 @@ def failures_schema(columns: pa.Schema) -> pa.Schema:
     head = [columns.field("id"), columns.field("voice_id")]
     head += [pa.field(name, kind) for name, kind in FAILURE_COLUMNS.items()]
     others = [field for field in columns if field.name not in ("id", "voice_id")]
-    taken = {field.name for field in head} | {field.name for field in others if field.name not in FAILURE_COLUMNS}
-    for field in others:
+    return pa.schema([*head, *renamed(others, {field.name for field in head}, "own_")]).remove_metadata()
+
+
+def renamed(fields: Sequence[pa.Field], reserved: Collection[str], prefix: str) -> list[pa.Field]:
+    """The fields under names of their own: those with a reserved name get the prefix, as often as it takes."""
+    taken = {field.name for field in fields} | set(reserved)
+    found: list[pa.Field] = []
+    for field in fields:
         name = field.name
-        if name in FAILURE_COLUMNS:
+        if name in reserved:
             while name in taken:
-                name = f"own_{name}"
+                name = f"{prefix}{name}"
             taken.add(name)
-        head.append(field.with_name(name))
-    return pa.schema(head).remove_metadata()
+        found.append(field.with_name(name))
+    return found
 
 
 def failures_table(failures: Sequence[Failure], table: pa.Table, origins: tuple[list[str], Ints]) -> pa.Table:

@@ -14,7 +14,7 @@ from jobs.errors import InputError
 from jobs.lists import beside
 from jobs.manifest import FORBIDDEN, Ints, is_text
 from jobs.rows import texts
-from jobs.tables import failures_schema
+from jobs.tables import failures_schema, renamed
 from jobs.tars import PLACE_COLUMNS, PROBLEM_COLUMN
 from jobs.urls import is_url
 from jobs.writers import pick
@@ -91,7 +91,8 @@ class TokenColumns:
     """The columns of one job.
 
     Attributes:
-        known: of each row of the input, whatever becomes of it: `id`, `voice_id`, and `renamed` all others but `audio`.
+        known: of each row of the input, whatever becomes of it: `id`, `voice_id`, and all others but `audio`, with
+            `source_` before the names in `TAKEN`.
         table: of the token manifest.
         failures: of the failures table.
 
@@ -108,7 +109,7 @@ class TokenColumns:
         if not self._embedded:
             others = [pa.field(PATH, pa.string()) if field.name == PATH else field for field in others]
         self._others = [field.name for field in others]
-        named = renamed(others)
+        named = renamed(others, TAKEN, "source_")
         self.known = pa.schema([pa.field("id", pa.string()), pa.field("voice_id", pa.string()), *named])
         self.failures = failures_schema(self.known)
         # Where recordings lie is in the job's list and its failures: a table that is published does not say it.
@@ -184,20 +185,6 @@ class TokenColumns:
             Clip(beside(url, path) if path else None, data=data[row] if valid else None)
             for row, (path, url, valid) in enumerate(zip(paths, urls, _valid(audio, data), strict=True))
         ]
-
-
-def renamed(fields: Sequence[pa.Field]) -> list[pa.Field]:
-    """The input's own columns as a token manifest may call them: names that it has a use for get `source_` before."""
-    taken = {field.name for field in fields if field.name not in TAKEN} | set(TAKEN)
-    found: list[pa.Field] = []
-    for field in fields:
-        name = field.name
-        if name in TAKEN:
-            while name in taken:
-                name = f"source_{name}"
-            taken.add(name)
-        found.append(field.with_name(name))
-    return found
 
 
 def _valid(audio: pa.Array, data: pa.Array) -> list[bool]:

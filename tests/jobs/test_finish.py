@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import random
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +31,7 @@ from jobs.stop import Stop
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_schema
 from jobs.verify import verify
+from tests.jobs.killing import Killed, killing
 from tests.jobs.made_job import job_of, make, make_all, plan_of, prepare, start, write_manifest
 from tests.jobs.object_stores import ignore_conditions
 from tests.jobs.ray_session import local_ray
@@ -124,27 +124,6 @@ def test_a_finished_job_is_finished_once(output: str, manifest: str) -> None:
     assert again.summary() == first
     assert finalise(again) == first
     assert {name: ledger.folder.read(name) for name in ledger.folder.list()} == before
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def killing(monkeypatch: pytest.MonkeyPatch, kinds: Sequence[str], after: int) -> None:
-    """Storage operations of these kinds work so often, and then the process ends."""
-    left = [after]
-
-    def counted(plain: Any) -> Any:
-        def act(self: Folder, *args: Any) -> Any:
-            if left[0] == 0:
-                raise Killed
-            left[0] -= 1
-            return plain(self, *args)
-
-        return act
-
-    for kind in kinds:
-        monkeypatch.setattr(Folder, kind, counted(getattr(Folder, kind)))
 
 
 def test_a_kill_at_any_write_of_the_end_loses_nothing(

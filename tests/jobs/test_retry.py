@@ -36,6 +36,7 @@ from jobs.tally import Summary
 from jobs.verify import verify
 from tests.jobs import made_job
 from tests.jobs.conftest import place_in
+from tests.jobs.killing import Killed, killing
 from tests.jobs.made_job import job_of, plan_of, start, write_manifest
 from tests.jobs.object_stores import ignore_conditions
 
@@ -382,26 +383,6 @@ def test_a_worker_that_comes_late_puts_an_older_table_back(output: str, manifest
         old.run(Join("index.parquet", [gathered.index]))
     assert {name: newer.folder.read(name) for name in joined} == before
     assert verify(output).findings == []
-
-
-class Killed(BaseException):
-    """The process ends here."""
-
-
-def killing(monkeypatch: pytest.MonkeyPatch, kinds: Collection[str], after: int) -> None:
-    left = [after]
-
-    def counted(plain: Any) -> Any:
-        def act(self: Folder, *args: Any) -> Any:
-            if left[0] == 0:
-                raise Killed
-            left[0] -= 1
-            return plain(self, *args)
-
-        return act
-
-    for kind in kinds:
-        monkeypatch.setattr(Folder, kind, counted(getattr(Folder, kind)))
 
 
 def test_a_command_that_is_given_again_until_it_ends_begins_a_round_each_time(

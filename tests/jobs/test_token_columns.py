@@ -14,8 +14,8 @@ from jobs.audio_inputs import find_audio
 from jobs.config import checked
 from jobs.errors import InputError
 from jobs.manifest import Manifest, check_columns
-from jobs.tables import failures_schema
-from jobs.token_columns import Clip, TokenColumns, check_audio_columns, renamed
+from jobs.tables import failures_schema, renamed
+from jobs.token_columns import TAKEN, Clip, TokenColumns, check_audio_columns
 from jobs.tokenize_config import TokenizeConfig
 from jobs.tokenize_worker import columns_of
 from tests.jobs.recorded import write_audio_parquet
@@ -164,7 +164,7 @@ def test_a_part_of_a_tar_is_taken_for_the_tar() -> None:
 
 def test_the_manifest_is_one_that_synth_refuses() -> None:
     names = ["duration", "source_duration", "shard", "row", "seed", "tokens", "error", "message", "manifest", "text"]
-    found = renamed([pa.field(name, pa.string()) for name in names])
+    found = renamed([pa.field(name, pa.string()) for name in names], TAKEN, "source_")
     assert [field.name for field in found] == [
         *("source_source_duration", "source_duration", "source_shard", "source_row", "source_seed", "source_tokens"),
         *("error", "message", "manifest", "text"),
