@@ -100,3 +100,20 @@ def stacked(wav: Wav, name: str) -> tuple[list[Wav], list[str]]:
     if wav.ndim == 1:
         return [wav], [name]
     return list(wav), [f"{name}[{row}]" for row in range(len(wav))]
+
+
+def one_each(rates: Rate | Sequence[Rate], wavs: Sequence[Wav]) -> list[Rate]:
+    """A rate for each clip, from one for all or one each.
+
+    Raises:
+        ValueError: another number of rates than clips.
+    """
+    each = list(rates) if isinstance(rates, Sequence | np.ndarray) else [rates] * len(wavs)
+    if len(each) != len(wavs):
+        raise ValueError(f"{len(wavs)} clips and {len(each)} rates do not match")
+    return each
+
+
+def places(wavs: Sequence[Wav]) -> list[str]:
+    """What errors call the clips of a list."""
+    return [f"wavs[{row}]" for row in range(len(wavs))]

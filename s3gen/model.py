@@ -19,30 +19,23 @@ from torch import Tensor, nn
 
 from s3gen import checkpoint
 from s3gen import noise as noises
-from s3gen.audio import PROMPT_MIN_SAMPLES, TOKENIZER_MIN_SAMPLES, PromptMel, batch_frames
-from s3gen.clips import Clips, Rate, Wav, stacked
+from s3gen.audio import PromptMel
+from s3gen.clips import Rate, Wav, one_each, places, stacked
 from s3gen.compiled import Compiler
 from s3gen.config import RANDOM_MODELS, S3GenConfig
-from s3gen.constants import (
-    FRAMES_PER_TOKEN,
-    LOOKAHEAD_TOKENS,
-    MEL_BINS,
-    SAMPLE_RATE,
-    TOKENIZER_HOP,
-    TOKENIZER_RATE,
-)
+from s3gen.constants import SAMPLE_RATE
 from s3gen.flow import Flow
-from s3gen.noise import Stream
-from s3gen.precision import check_dtype, float32_products, strict_float32
-from s3gen.ragged import group_size, on_device, pad_rows, plan_batches, rows_on_device
-from s3gen.speaker import SPEAKER_MIN_SAMPLES, SpeakerEncoder
+from s3gen.hearing import Hearing
+from s3gen.precision import check_dtype
+from s3gen.ragged import on_device, pad_rows
+from s3gen.speaker import SpeakerEncoder
+from s3gen.synthesis import Synthesis, Utterance
 from s3gen.tokenizer import SpeechTokenizer
 from s3gen.tokens import TokenRow, check_tokens, split_tokens
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import RefDict, Voice
+from s3gen.warmup import warm_up
 from s3gen.weights import random_weights
-
-_WARM_FRAMES = 512  # of a row that only warms up, half of it prompt
 
 _FADE_SAMPLES = SAMPLE_RATE // 50  # 20 ms of silence, then 20 ms of raised cosine
 _VOICE_PARTS = ("tokenizer.", "speaker_encoder.")
@@ -72,6 +65,16 @@ class S3GenModel(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         return self.flow.mel_proj.weight.dtype
+
+    @property
+    def hearing(self) -> Hearing:
+        """The parts that hear clips."""
+        return Hearing(self.tokenizer, self.speaker_encoder, self.prompt_mel)
+
+    @property
+    def synthesis(self) -> Synthesis:
+        """The parts that speak tokens."""
+        return Synthesis(self.flow, self.mel2wav, self.start_fade)
 
     @classmethod
     def from_pretrained(
@@ -142,19 +145,7 @@ class S3GenModel(nn.Module):
         """
         if self.device.type == "cpu" and self.flow.compiler is None:
             return
-        half = max(1, min(max_frames, _WARM_FRAMES) // (2 * FRAMES_PER_TOKEN))
-        row = torch.zeros(half, dtype=torch.int64)
-        voice = Voice(
-            prompt_token=row,
-            prompt_feat=torch.zeros(FRAMES_PER_TOKEN * half, MEL_BINS),
-            embedding=torch.ones(self.config.speaker_embed_dim),
-        )
-        for rows in sorted({1, max(1, max_frames // _WARM_FRAMES)}):
-            try:
-                self.synthesize([row] * rows, [voice] * rows)
-            except torch.OutOfMemoryError:
-                # The batches to come may be smaller; and whoever runs them splits what is too large.
-                torch.cuda.empty_cache()
+        warm_up(self.synthesize, self.config.speaker_embed_dim, max_frames)
 
     def fingerprint(self) -> str:
         """Hex sha256 over the configuration and every weight."""
@@ -181,10 +172,7 @@ class S3GenModel(nn.Module):
             ValueError: a shape, dtype or rate that is none, values that are not finite, or too little audio.
         """
         wavs, names = stacked(wav, "wav")
-        least = {TOKENIZER_RATE: TOKENIZER_MIN_SAMPLES}
-        clips = Clips(wavs, [sr] * len(wavs), names=names, least=least, dtype=self.dtype)
-        with strict_float32(self.device):
-            rows = self.tokenizer.encode(*clips.hear(range(len(wavs)), [TOKENIZER_RATE], self.device))
+        rows = self.hearing.tokens(wavs, [sr] * len(wavs), names)
         return pad_rows(rows), on_device(torch.tensor([len(row) for row in rows]), self.device)
 
     @torch.no_grad()
@@ -204,15 +192,7 @@ class S3GenModel(nn.Module):
         Raises:
             ValueError: as `embed_refs`.
         """
-        least = {TOKENIZER_RATE: TOKENIZER_MIN_SAMPLES}
-        clips = Clips(wavs, _one_each(rates, wavs), names=_places(wavs), least=least, dtype=self.dtype)
-        tokens: dict[int, Tensor] = {}
-        frames = [samples // TOKENIZER_HOP for samples in clips.lengths(TOKENIZER_RATE)]
-        for batch in plan_batches(frames, batch_frames(self.device)):
-            with strict_float32(self.device):
-                (heard,) = clips.hear(batch, [TOKENIZER_RATE], self.device)
-                tokens.update(zip(batch, self.tokenizer.encode(heard, whole=True), strict=True))
-        return [tokens[row] for row in range(len(clips))]
+        return self.hearing.all_tokens(wavs, one_each(rates, wavs), places(wavs))
 
     @torch.no_grad()
     def embed_ref(self, ref_wav: Tensor | np.ndarray, ref_sr: int) -> dict[str, Tensor]:
@@ -231,7 +211,7 @@ class S3GenModel(nn.Module):
             ValueError: as `tokenize`.
         """
         wavs, names = stacked(ref_wav, "ref_wav")
-        refs = self._embed(wavs, [ref_sr] * len(wavs), names)
+        refs = self.hearing.refs(wavs, [ref_sr] * len(wavs), names)
         return {name: torch.cat([ref[name] for ref in refs]) for name in refs[0]}
 
     @torch.no_grad()
@@ -252,24 +232,7 @@ class S3GenModel(nn.Module):
             ValueError: as `tokenize`, with the place of the clip, before anything is computed; or lists of different
                 lengths.
         """
-        return self._embed(wavs, _one_each(rates, wavs), _places(wavs))
-
-    def _embed(self, wavs: Sequence[Wav], rates: Sequence[Rate], names: Sequence[str]) -> list[dict[str, Tensor]]:
-        least = {TOKENIZER_RATE: SPEAKER_MIN_SAMPLES, SAMPLE_RATE: PROMPT_MIN_SAMPLES}
-        clips = Clips(wavs, rates, names=names, least=least, dtype=self.dtype)
-        refs: dict[int, dict[str, Tensor]] = {}
-        frames = [samples // TOKENIZER_HOP for samples in clips.lengths(TOKENIZER_RATE)]
-        for batch in plan_batches(frames, batch_frames(self.device)):
-            with strict_float32(self.device):
-                low, high = clips.hear(batch, [TOKENIZER_RATE, SAMPLE_RATE], self.device)
-                found = zip(
-                    self.tokenizer.encode(low),
-                    self.prompt_mel.batch(high),
-                    self.speaker_encoder.encode(low),
-                    strict=True,
-                )
-                refs.update((row, _ref(*parts)) for row, parts in zip(batch, found, strict=True))
-        return [refs[row] for row in range(len(clips))]
+        return self.hearing.refs(wavs, one_each(rates, wavs), places(wavs))
 
     @torch.no_grad()
     def forward(
@@ -306,8 +269,8 @@ class S3GenModel(nn.Module):
         """
         rows = split_tokens(speech_tokens, speech_token_lens)
         voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
-        seeds = noises.per_row(seed, len(rows))
-        mels = self._mels(rows, voices, seeds, finalize=finalize, steps=n_cfm_timesteps, noise=noise)
+        utterances = self._utterances(rows, voices, seed)
+        mels = self.synthesis.mels(utterances, finalize=finalize, steps=self._steps(n_cfm_timesteps), noise=noise)
         return pad_rows(mels).transpose(1, 2)
 
     @torch.no_grad()
@@ -342,9 +305,10 @@ class S3GenModel(nn.Module):
         """
         rows = split_tokens(speech_tokens, speech_token_lens)
         voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
-        seeds = noises.per_row(seed, len(rows))
-        mels = self._mels(rows, voices, seeds, finalize=finalize, steps=n_cfm_timesteps, noise=noise)
-        made = self._waves(mels, seeds, cache_source=cache_source, start_fade=start_fade)
+        utterances = self._utterances(rows, voices, seed)
+        mels = self.synthesis.mels(utterances, finalize=finalize, steps=self._steps(n_cfm_timesteps), noise=noise)
+        seeds = [row.seed for row in utterances]
+        made = self.synthesis.waves(mels, seeds, cache_source=cache_source, start_fade=start_fade)
         waves, sources = zip(*made, strict=True)
         return pad_rows(waves), pad_rows(sources)[:, None, :]
 
@@ -374,81 +338,21 @@ class S3GenModel(nn.Module):
         Raises:
             ValueError: as `forward`; or lists of different lengths.
         """
-        seeds = [0] * len(tokens) if seeds is None else seeds
+        seeds = [0] * len(tokens) if seeds is None else list(seeds)
         if not len(tokens) == len(refs) == len(seeds):
             raise ValueError(f"{len(tokens)} token rows, {len(refs)} references and {len(seeds)} seeds do not match")
         if not len(tokens):
             return []
         rows = [check_tokens(row) for row in tokens]
-        mels = self._mels(rows, [Voice.from_ref(ref) for ref in refs], seeds, finalize=True, steps=n_cfm_timesteps)
-        return [wave for wave, _ in self._waves(mels, seeds, start_fade=start_fade)]
+        utterances = self._utterances(rows, [Voice.from_ref(ref) for ref in refs], seeds)
+        mels = self.synthesis.mels(utterances, finalize=True, steps=self._steps(n_cfm_timesteps))
+        return [wave for wave, _ in self.synthesis.waves(mels, seeds, start_fade=start_fade)]
 
-    def _mels(
-        self,
-        rows: Sequence[Tensor],
-        voices: Sequence[Voice],
-        seeds: Sequence[int],
-        *,
-        finalize: bool,
-        steps: int | None,
-        noise: Tensor | None = None,
-    ) -> list[Tensor]:
-        """The generated frames of every row: B tensors (frames, 80)."""
-        joined = [torch.cat((voice.prompt_token.cpu(), row)) for voice, row in zip(voices, rows, strict=True)]
-        starts = [len(voice.prompt_feat) for voice in voices]
-        held = 0 if finalize else LOOKAHEAD_TOKENS
-        frames = [
-            max(start, (len(tokens) - held) * FRAMES_PER_TOKEN) for start, tokens in zip(starts, joined, strict=True)
-        ]
-        drawn = self._noise(seeds, max(frames), noise)
-        with float32_products(self.device, tf32=self.flow.dtype != "float32"):
-            mu = [encoded[:count] for encoded, count in zip(self._encode(joined), frames, strict=True)]
-            prompts = rows_on_device([voice.prompt_feat.to(self.dtype) for voice in voices], self.device)
-            embedding = on_device(torch.stack([voice.embedding.to(self.dtype) for voice in voices]), self.device)
-            noises_of = [row[:count] for row, count in zip(drawn, frames, strict=True)]
-            mels = self.flow.solve(mu, prompts, embedding, noises_of, self._steps(steps))
-        return [mel[start:] for mel, start in zip(mels, starts, strict=True)]
-
-    def _encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
-        """Rows of prompt and tokens to their mu (frames, 80), in groups of like length."""
-        encoded: dict[int, Tensor] = {}
-        for group in plan_batches([len(row) for row in tokens], group_size(self.device.type)):
-            padded = on_device(pad_rows([tokens[row] for row in group]), self.device)
-            mu = self.flow.encode(padded, [len(tokens[row]) for row in group])
-            encoded.update((row, mu[place, : FRAMES_PER_TOKEN * len(tokens[row])]) for place, row in enumerate(group))
-        return [encoded[row] for row in range(len(tokens))]
-
-    def _waves(
-        self, mels: Sequence[Tensor], seeds: Sequence[int], *, cache_source: Tensor | None = None, start_fade: bool
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Waveform and source, (samples,) each, of every row's mel (frames, 80), in groups of like length."""
-        made: dict[int, tuple[Tensor, Tensor]] = {}
-        for group in plan_batches([max(1, len(mel)) for mel in mels], group_size(self.device.type)):
-            lengths = [len(mels[row]) for row in group]
-            cache = cache_source if cache_source is None or len(cache_source) == 1 else cache_source[group]
-            waves, source = self.mel2wav.inference(
-                pad_rows([mels[row] for row in group]).transpose(1, 2),
-                cache,
-                lengths=lengths,
-                seed=[seeds[row] for row in group],
-            )
-            if start_fade:
-                faded = min(waves.shape[1], len(self.start_fade))
-                waves[:, :faded] *= self.start_fade[:faded]
-            ends = [length * self.mel2wav.config.frame_samples for length in lengths]
-            rows = zip(group, waves, source[:, 0], ends, strict=True)
-            made.update((row, (wave[:end], source[:end])) for row, wave, source, end in rows)
-        return [made[row] for row in range(len(mels))]
-
-    def _noise(self, seeds: Sequence[int], frames: int, given: Tensor | None) -> Tensor:
-        if given is None:
-            return noises.normal(seeds, Stream.FLOW, frames, MEL_BINS, device=self.device).to(self.dtype)
-        if tuple(given.shape) != (len(seeds), MEL_BINS, frames):
-            raise ValueError(
-                f"noise has shape {tuple(given.shape)}, but prompt and generated frames need "
-                f"{(len(seeds), MEL_BINS, frames)}"
-            )
-        return given.to(device=self.device, dtype=self.dtype).transpose(1, 2)
+    def _utterances(
+        self, rows: Sequence[Tensor], voices: Sequence[Voice], seed: int | Sequence[int]
+    ) -> list[Utterance]:
+        seeds = noises.per_row(seed, len(rows))
+        return [Utterance(*parts) for parts in zip(rows, voices, seeds, strict=True)]
 
     def _steps(self, steps: int | None) -> int:
         if steps is None:
@@ -483,31 +387,6 @@ def _config(found: checkpoint.Checkpoint) -> S3GenConfig:
         return S3GenConfig.from_dict(found.config)
     # Single published files describe themselves by this one weight; all else has the published size.
     return S3GenConfig(meanflow="flow.decoder.estimator.time_embed_mixer.weight" in found.weights)
-
-
-def _ref(tokens: Tensor, mel: Tensor, embedding: Tensor) -> dict[str, Tensor]:
-    """What `embed_ref` returns of one clip."""
-    # The published code keeps an odd last frame here, and later returns a frame too few for it.
-    count = min(len(tokens), len(mel) // FRAMES_PER_TOKEN)
-    frames = count * FRAMES_PER_TOKEN
-    return {
-        "prompt_token": tokens[None, :count],
-        "prompt_token_len": torch.full((1,), count, device=tokens.device),
-        "prompt_feat": mel[None, :frames],
-        "prompt_feat_len": torch.full((1,), frames, device=mel.device),
-        "embedding": embedding[None],
-    }
-
-
-def _one_each(rates: Rate | Sequence[Rate], wavs: Sequence[Wav]) -> list[Rate]:
-    each = list(rates) if isinstance(rates, Sequence | np.ndarray) else [rates] * len(wavs)
-    if len(each) != len(wavs):
-        raise ValueError(f"{len(wavs)} clips and {len(each)} rates do not match")
-    return each
-
-
-def _places(wavs: Sequence[Wav]) -> list[str]:
-    return [f"wavs[{row}]" for row in range(len(wavs))]
 
 
 def _describes_voices(name: str) -> bool:

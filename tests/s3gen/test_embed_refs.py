@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from s3gen import S3GenModel
 from s3gen import audio as audio_module
-from s3gen import model as module
+from s3gen import hearing as module
+from s3gen.hearing import Hearing
 from tests.conftest import relative_error, speech_like
 
 EXACT = 1e-12
@@ -98,6 +98,6 @@ GOOD = speech_like(0.5, 16_000)
     ],
 )
 def test_a_bad_clip_is_found_after_the_others_were_computed(tiny_model, monkeypatch, wavs, rates, message):
-    monkeypatch.setattr(S3GenModel, "device", property(lambda _: pytest.fail("something was computed")))
+    monkeypatch.setattr(Hearing, "device", property(lambda _: pytest.fail("something was computed")))
     with pytest.raises(ValueError, match=message):
         tiny_model.embed_refs(wavs, rates)

@@ -10,6 +10,7 @@ import torch
 
 from s3gen import ragged
 from s3gen.constants import FRAMES_PER_TOKEN
+from s3gen.synthesis import Utterance
 from tests.conftest import random_tokens, relative_error
 
 EXACT = 1e-12  # float64 rounding, amplified by the depth of the parts
@@ -232,9 +233,10 @@ def test_an_utterance_does_not_know_its_company(tiny_model, voices, order):
 
 def test_the_mel_of_a_mixed_batch_agrees_to_rounding(tiny_model, voices):
     tokens, refs, seeds = utterances(voices)
-    together = tiny_model._mels(tokens, refs, seeds, finalize=True, steps=None)
+    rows = [Utterance(*row) for row in zip(tokens, refs, seeds, strict=True)]
+    together = tiny_model.synthesis.mels(rows, finalize=True, steps=10)
     for i, mel in enumerate(together):
-        (alone,) = tiny_model._mels(tokens[i : i + 1], refs[i : i + 1], seeds[i : i + 1], finalize=True, steps=None)
+        (alone,) = tiny_model.synthesis.mels(rows[i : i + 1], finalize=True, steps=10)
         assert relative_error(mel, alone) < MEL_TOLERANCE
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from s3gen import S3GenModel
-from s3gen import model as module
+from s3gen import hearing as module
 from s3gen.tokenizer import merge_windows, split_windows, token_count
 from tests.conftest import speech_like
 

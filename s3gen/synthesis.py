@@ -1,0 +1,168 @@
+"""Rows of tokens and their voices to mels, and mels to waves: the flow and the vocoder over a ragged batch.
+
+Reference: chatterbox-tts 0.1.7, ``models/s3gen/s3gen.py``.
+
+Shape letters: B rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from s3gen import noise as noises
+from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS
+from s3gen.flow import Flow
+from s3gen.noise import Stream
+from s3gen.precision import float32_products
+from s3gen.ragged import group_size, on_device, pad_rows, plan_batches, rows_on_device
+from s3gen.vocoder import HiFTNetModel
+from s3gen.voice import Voice
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Utterance:
+    """A row of a batch: tokens to be spoken, by whom, and what its noise is drawn from.
+
+    Attributes:
+        tokens: (T,) int64 on the CPU, checked.
+        voice: speaks them.
+        seed: of flow noise, phases and source noise.
+        start: how many mel frames of the same utterance come before the first token, when it is a piece of one: the
+            prompt's noise is that of frames 0 .. P, the tokens' that of frames P + start on.
+    """
+
+    tokens: Tensor
+    voice: Voice
+    seed: int
+    start: int = 0
+
+    @property
+    def prompt_frames(self) -> int:
+        """P, the mel frames of the prompt."""
+        return len(self.voice.prompt_feat)
+
+    def frames(self, *, finalize: bool) -> int:
+        """Mel frames of prompt and tokens, without those that are held back when these are not the last tokens."""
+        tokens = len(self.voice.prompt_token) + len(self.tokens) - (0 if finalize else LOOKAHEAD_TOKENS)
+        return max(self.prompt_frames, tokens * FRAMES_PER_TOKEN)
+
+
+@dataclass(frozen=True, slots=True)
+class Synthesis:
+    """The networks that speak; one device and dtype.
+
+    Attributes:
+        flow: tokens to mels.
+        mel2wav: mels to waves.
+        start_fade: what the first samples of a wave are multiplied by, if asked for.
+    """
+
+    flow: Flow
+    mel2wav: HiFTNetModel
+    start_fade: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+        return self.flow.mel_proj.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What they compute in, `Flow.dtype` aside."""
+        return self.flow.mel_proj.weight.dtype
+
+    def mels(
+        self, utterances: Sequence[Utterance], *, finalize: bool, steps: int, noise: Tensor | None = None
+    ) -> list[Tensor]:
+        """The generated frames of every row.
+
+        Args:
+            utterances: B rows.
+            finalize: whether the tokens end here; if not, the last 3 of each row are held back as look-ahead.
+            steps: of the solver.
+            noise: (B, 80, frames) initial noise of prompt and generated frames, right-padded; drawn when None.
+
+        Returns:
+            B log-mels (frames, 80).
+
+        Raises:
+            ValueError: noise of another shape.
+        """
+        frames = [row.frames(finalize=finalize) for row in utterances]
+        drawn = self._drawn(utterances, frames) if noise is None else self._given(noise, frames)
+        voices = [row.voice for row in utterances]
+        with float32_products(self.device, tf32=self.flow.dtype != "float32"):
+            encoded = self._encode([torch.cat((row.voice.prompt_token.cpu(), row.tokens)) for row in utterances])
+            mu = [row[:count] for row, count in zip(encoded, frames, strict=True)]
+            prompts = rows_on_device([voice.prompt_feat.to(self.dtype) for voice in voices], self.device)
+            embedding = on_device(torch.stack([voice.embedding.to(self.dtype) for voice in voices]), self.device)
+            mels = self.flow.solve(mu, prompts, embedding, drawn, steps)
+        return [mel[row.prompt_frames :] for mel, row in zip(mels, utterances, strict=True)]
+
+    def waves(
+        self, mels: Sequence[Tensor], seeds: Sequence[int], *, cache_source: Tensor | None = None, start_fade: bool
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Waveform and source of every row, in groups of like length.
+
+        Args:
+            mels: B log-mels (frames, 80).
+            seeds: B seeds.
+            cache_source: (B or 1, 1, s) source samples that replace the first s.
+            start_fade: whether the beginning is faded in.
+
+        Returns:
+            For each row two tensors (samples,).
+        """
+        made: dict[int, tuple[Tensor, Tensor]] = {}
+        for group in plan_batches([max(1, len(mel)) for mel in mels], group_size(self.device.type)):
+            lengths = [len(mels[row]) for row in group]
+            cache = cache_source if cache_source is None or len(cache_source) == 1 else cache_source[group]
+            waves, source = self.mel2wav.inference(
+                pad_rows([mels[row] for row in group]).transpose(1, 2),
+                cache,
+                lengths=lengths,
+                seed=[seeds[row] for row in group],
+            )
+            if start_fade:
+                faded = min(waves.shape[1], len(self.start_fade))
+                waves[:, :faded] *= self.start_fade[:faded]
+            ends = [length * self.mel2wav.config.frame_samples for length in lengths]
+            rows = zip(group, waves, source[:, 0], ends, strict=True)
+            made.update((row, (wave[:end], source[:end])) for row, wave, source, end in rows)
+        return [made[row] for row in range(len(mels))]
+
+    def _encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+        """Rows of prompt and tokens to their mu (frames, 80), in groups of like length."""
+        encoded: dict[int, Tensor] = {}
+        for group in plan_batches([len(row) for row in tokens], group_size(self.device.type)):
+            padded = on_device(pad_rows([tokens[row] for row in group]), self.device)
+            mu = self.flow.encode(padded, [len(tokens[row]) for row in group])
+            encoded.update((row, mu[place, : FRAMES_PER_TOKEN * len(tokens[row])]) for place, row in enumerate(group))
+        return [encoded[row] for row in range(len(tokens))]
+
+    def _drawn(self, utterances: Sequence[Utterance], frames: Sequence[int]) -> list[Tensor]:
+        """Noise (frames, 80) of every row."""
+        seeds = [row.seed for row in utterances]
+        whole = noises.normal(seeds, Stream.FLOW, max(frames), MEL_BINS, device=self.device)
+        drawn = [row[:count] for row, count in zip(whole, frames, strict=True)]
+        for place, row in enumerate(utterances):
+            if row.start:
+                first, count = row.prompt_frames, frames[place] - row.prompt_frames
+                later = noises.normal(
+                    [row.seed], Stream.FLOW, count, MEL_BINS, device=self.device, start=first + row.start
+                )
+                drawn[place] = torch.cat((drawn[place][:first], later[0]))
+        return [row.to(self.dtype) for row in drawn]
+
+    def _given(self, noise: Tensor, frames: Sequence[int]) -> list[Tensor]:
+        if tuple(noise.shape) != (len(frames), MEL_BINS, max(frames)):
+            raise ValueError(
+                f"noise has shape {tuple(noise.shape)}, but prompt and generated frames need "
+                f"{(len(frames), MEL_BINS, max(frames))}"
+            )
+        rows = noise.to(device=self.device, dtype=self.dtype).transpose(1, 2)
+        return [row[:count] for row, count in zip(rows, frames, strict=True)]
