@@ -307,8 +307,7 @@ class S3GenModel(nn.Module):
         voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
         utterances = self._utterances(rows, voices, seed)
         mels = self.synthesis.mels(utterances, finalize=finalize, steps=self._steps(n_cfm_timesteps), noise=noise)
-        seeds = [row.seed for row in utterances]
-        made = self.synthesis.waves(mels, seeds, cache_source=cache_source, start_fade=start_fade)
+        made = self.synthesis.waves(mels, utterances, cache_source=cache_source, start_fade=start_fade)
         waves, sources = zip(*made, strict=True)
         return pad_rows(waves), pad_rows(sources)[:, None, :]
 
@@ -346,7 +345,7 @@ class S3GenModel(nn.Module):
         rows = [check_tokens(row) for row in tokens]
         utterances = self._utterances(rows, [Voice.from_ref(ref) for ref in refs], seeds)
         mels = self.synthesis.mels(utterances, finalize=True, steps=self._steps(n_cfm_timesteps))
-        return [wave for wave, _ in self.synthesis.waves(mels, seeds, start_fade=start_fade)]
+        return [wave for wave, _ in self.synthesis.waves(mels, utterances, start_fade=start_fade)]
 
     def _utterances(
         self, rows: Sequence[Tensor], voices: Sequence[Voice], seed: int | Sequence[int]

@@ -41,14 +41,20 @@ class Stream(enum.IntEnum):
 
 
 def normal(
-    seeds: Sequence[int], stream: Stream, frames: int, channels: int, *, device: torch.device, start: int = 0
+    seeds: Sequence[int],
+    stream: Stream,
+    frames: int,
+    channels: int,
+    *,
+    device: torch.device,
+    start: int | Sequence[int] = 0,
 ) -> Tensor:
     """Standard normal noise, frame-major.
 
     Args:
         seeds: B seeds in `SEED_RANGE`.
         stream: which of an utterance's noises.
-        frames: F, from frame `start` on.
+        frames: F, from frame `start` on, one for all rows or one each.
         channels: C per frame.
         device: where it is drawn; the integers behind it are the same everywhere.
 
@@ -64,7 +70,13 @@ def normal(
 
 
 def uniform(
-    seeds: Sequence[int], stream: Stream, frames: int, channels: int, *, device: torch.device, start: int = 0
+    seeds: Sequence[int],
+    stream: Stream,
+    frames: int,
+    channels: int,
+    *,
+    device: torch.device,
+    start: int | Sequence[int] = 0,
 ) -> Tensor:
     """Uniform noise in (0, 1), frame-major: (B, F, C) float32. Arguments as for `normal`."""
     words = _words(seeds, stream, start, frames, -(-channels // _LANES), device)
@@ -89,9 +101,12 @@ def _multiply(word: Tensor, multiplier: int) -> tuple[Tensor, Tensor]:
     return (product >> 32) & _WORD, product & _WORD
 
 
-def _words(seeds: Sequence[int], stream: Stream, start: int, frames: int, blocks: int, device: torch.device) -> Tensor:
+def _words(
+    seeds: Sequence[int], stream: Stream, start: int | Sequence[int], frames: int, blocks: int, device: torch.device
+) -> Tensor:
     low, high = _key_words(seeds, device)  # (B, 1, 1) each
-    frame = torch.arange(start, start + frames, dtype=torch.int64, device=device)[None, :, None]
+    first = start if isinstance(start, int) else on_device(torch.tensor(start), device)[:, None, None]
+    frame = torch.arange(frames, dtype=torch.int64, device=device)[None, :, None] + first
     block = torch.arange(blocks, dtype=torch.int64, device=device)[None, None, :]
     counter = [frame, block, torch.full_like(low, int(stream)), torch.zeros_like(low)]
     return torch.stack(philox(counter, (low, high)), dim=-1)

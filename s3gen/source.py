@@ -56,7 +56,13 @@ class HarmonicSource(nn.Module):
         self.linear = nn.Linear(self.harmonics, 1)
 
     def forward(
-        self, f0: Tensor, *, phase: Tensor | None = None, noise: Tensor | None = None, seed: int | Sequence[int] = 0
+        self,
+        f0: Tensor,
+        *,
+        phase: Tensor | None = None,
+        noise: Tensor | None = None,
+        seed: int | Sequence[int] = 0,
+        start: int | Sequence[int] = 0,
     ) -> Tensor:
         """The source signal.
 
@@ -65,13 +71,14 @@ class HarmonicSource(nn.Module):
             phase: (B, H, 1) in radians at the start, that of the fundamental 0; drawn from `seed` when None.
             noise: (B, H, S) standard normal, S = frame samples x T; drawn from `seed` when None.
             seed: one for all rows, or one each.
+            start: frames of the same utterance that come before, one for all rows or one each; noise is drawn by it.
 
         Returns:
             (B, 1, S) within -1 .. 1.
         """
         seeds = noises.per_row(seed, len(f0))
         phase = self.draw_phase(seeds, f0) if phase is None else phase.to(f0)
-        noise = self.draw_noise(seeds, f0) if noise is None else noise.to(f0)
+        noise = self.draw_noise(seeds, f0, start=start) if noise is None else noise.to(f0)
         samples = f0.shape[1] * self.frame_samples
         if phase.shape != (len(f0), self.harmonics, 1) or noise.shape != (len(f0), self.harmonics, samples):
             raise ValueError(
@@ -114,8 +121,8 @@ class HarmonicSource(nn.Module):
         phase[:, 0] = 0
         return phase
 
-    def draw_noise(self, seeds: Sequence[int], like: Tensor, *, start: int = 0) -> Tensor:
-        """Noise (B, H, S) for an F0 (B, T) whose first frame is `start`."""
+    def draw_noise(self, seeds: Sequence[int], like: Tensor, *, start: int | Sequence[int] = 0) -> Tensor:
+        """Noise (B, H, S) for an F0 (B, T) whose first frame is `start`, of all rows or of each."""
         channels = self.frame_samples * self.harmonics
         drawn = noises.normal(seeds, Stream.SOURCE, like.shape[1], channels, device=like.device, start=start)
         return drawn.view(len(seeds), -1, self.harmonics).transpose(1, 2).to(like.dtype)

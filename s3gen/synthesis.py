@@ -104,15 +104,20 @@ class Synthesis:
         return [mel[row.prompt_frames :] for mel, row in zip(mels, utterances, strict=True)]
 
     def waves(
-        self, mels: Sequence[Tensor], seeds: Sequence[int], *, cache_source: Tensor | None = None, start_fade: bool
+        self,
+        mels: Sequence[Tensor],
+        utterances: Sequence[Utterance],
+        *,
+        cache_source: Tensor | None = None,
+        start_fade: bool,
     ) -> list[tuple[Tensor, Tensor]]:
         """Waveform and source of every row, in groups of like length.
 
         Args:
             mels: B log-mels (frames, 80).
-            seeds: B seeds.
+            utterances: B rows, whose mels these are.
             cache_source: (B or 1, 1, s) source samples that replace the first s.
-            start_fade: whether the beginning is faded in.
+            start_fade: whether the beginning of an utterance is faded in; that of a later piece is not.
 
         Returns:
             For each row two tensors (samples,).
@@ -125,15 +130,23 @@ class Synthesis:
                 pad_rows([mels[row] for row in group]).transpose(1, 2),
                 cache,
                 lengths=lengths,
-                seed=[seeds[row] for row in group],
+                seed=[utterances[row].seed for row in group],
+                start=[utterances[row].start for row in group],
             )
             if start_fade:
                 faded = min(waves.shape[1], len(self.start_fade))
-                waves[:, :faded] *= self.start_fade[:faded]
+                waves[:, :faded] *= self._fades([utterances[row].start for row in group])[:, :faded]
             ends = [length * self.mel2wav.config.frame_samples for length in lengths]
             rows = zip(group, waves, source[:, 0], ends, strict=True)
             made.update((row, (wave[:end], source[:end])) for row, wave, source, end in rows)
         return [made[row] for row in range(len(mels))]
+
+    def _fades(self, starts: Sequence[int]) -> Tensor:
+        """What the first samples of rows are multiplied by, (B or 1, samples), from their starts."""
+        if not any(starts):
+            return self.start_fade[None]
+        later = on_device(torch.tensor(starts), self.device)[:, None] > 0
+        return torch.where(later, torch.ones_like(self.start_fade), self.start_fade)
 
     def _encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
         """Rows of prompt and tokens to their mu (frames, 80), in groups of like length."""
@@ -147,16 +160,16 @@ class Synthesis:
     def _drawn(self, utterances: Sequence[Utterance], frames: Sequence[int]) -> list[Tensor]:
         """Noise (frames, 80) of every row."""
         seeds = [row.seed for row in utterances]
-        whole = noises.normal(seeds, Stream.FLOW, max(frames), MEL_BINS, device=self.device)
-        drawn = [row[:count] for row, count in zip(whole, frames, strict=True)]
-        for place, row in enumerate(utterances):
-            if row.start:
-                first, count = row.prompt_frames, frames[place] - row.prompt_frames
-                later = noises.normal(
-                    [row.seed], Stream.FLOW, count, MEL_BINS, device=self.device, start=first + row.start
-                )
-                drawn[place] = torch.cat((drawn[place][:first], later[0]))
-        return [row.to(self.dtype) for row in drawn]
+        prompts = [row.prompt_frames for row in utterances]
+        if not any(row.start for row in utterances):
+            drawn = noises.normal(seeds, Stream.FLOW, max(frames), MEL_BINS, device=self.device).to(self.dtype)
+            return [row[:count] for row, count in zip(drawn, frames, strict=True)]
+        spoken = [count - prompt for count, prompt in zip(frames, prompts, strict=True)]
+        starts = [prompt + row.start for prompt, row in zip(prompts, utterances, strict=True)]
+        heads = noises.normal(seeds, Stream.FLOW, max(prompts), MEL_BINS, device=self.device).to(self.dtype)
+        tails = noises.normal(seeds, Stream.FLOW, max(spoken), MEL_BINS, device=self.device, start=starts)
+        cut = zip(heads, prompts, tails.to(self.dtype), spoken, strict=True)
+        return [torch.cat((head[:prompt], tail[:count])) for head, prompt, tail, count in cut]
 
     def _given(self, noise: Tensor, frames: Sequence[int]) -> list[Tensor]:
         if tuple(noise.shape) != (len(frames), MEL_BINS, max(frames)):

@@ -109,6 +109,7 @@ class HiFTNetModel(nn.Module):
         *,
         lengths: Sequence[int] | None = None,
         seed: int | Sequence[int] = 0,
+        start: int | Sequence[int] = 0,
     ) -> tuple[Tensor, Tensor]:
         """Mel to waveform.
 
@@ -117,6 +118,7 @@ class HiFTNetModel(nn.Module):
             cache_source: (B or 1, 1, s) source samples that replace the first s that are made here (streaming).
             lengths: B frames per row; all T when None.
             seed: of phases and noise, one for all rows or one each.
+            start: frames of the same utterance that come before, one for all rows or one each; noise is drawn by it.
 
         Returns:
             The waveform (B, S) within the configured limit, and the source (B, 1, S), S = frame samples x T; zeros
@@ -131,7 +133,7 @@ class HiFTNetModel(nn.Module):
             return empty, empty[:, None, :]
         audible = length_mask([count * self.config.frame_samples for count in counts], speech_feat.device)
         f0 = self.f0(speech_feat, counts)
-        source = zero_padding(self.source(f0, seed=seed), audible)
+        source = zero_padding(self.source(f0, seed=seed, start=start), audible)
         if cache_source is not None and cache_source.shape[2]:
             source = _with_cache(source, cache_source)
         wave = self.decode(speech_feat, source, counts)
