@@ -7,13 +7,9 @@ this package's own, because the published classes fix the tokenizer, the speaker
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Self, get_args, get_type_hints
+from typing import ClassVar, Self
 
 from s3gen.constants import (
     FRAMES_PER_TOKEN,
@@ -27,20 +23,10 @@ from s3gen.constants import (
     TOKENIZER_MELS,
     VOCAB_SIZE,
 )
+from s3gen.fields import PublishedConfig, require
 
-# Keys that the hub's tools write into every config.json and that say nothing about the model.
-_HUB_KEYS = frozenset(
-    {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "hidden_size"}
-)
-
-
-# What a file may ask for: building a model takes time and memory for each layer, before any weight is looked at.
-_MOST_SIZE = 2**16
-_MOST_NUMBER = 1e6
-_MOST_LAYERS = 64  # of one kind: fields that end in ...
-_LAYERS = ("blocks", "layers")
-_MOST_STAGES = 16  # entries of a list
-_MAY_BE_ZERO = frozenset({"fmin", "nb_harmonics"})
+# How the vocoder's source sums its phase: Chatterbox's class at the sample rate, CosyVoice2's at the frame rate.
+HARMONIC_SOURCES = ("sinegen", "sinegen2")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +64,7 @@ class EncoderConfig:
     up_blocks: int
     stride: int
     lookahead: int
+    encode_lookahead: bool
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,87 +94,12 @@ class FlowConfig:
     schedule: str
 
 
-class _PublishedConfig:
-    """What both published configurations share: tuples for lists, JSON, and errors that name the key."""
-
-    __slots__ = ()
-    model_type: str
-
-    def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if isinstance(value, list):
-                object.__setattr__(self, field.name, _tuples(value))
-        for name, kind in get_type_hints(type(self)).items():
-            if name != "model_type":
-                _check_value(name, getattr(self, name), kind)
-        self._check()
-
-    def _check(self) -> None:
-        raise NotImplementedError
-
-    def to_dict(self) -> dict[str, Any]:
-        """The configuration as JSON types, with its ``model_type``."""
-        return {"model_type": self.model_type, **json.loads(json.dumps(dataclasses.asdict(self)))}  # type: ignore[call-overload]
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """Build from a ``config.json``'s contents.
-
-        Raises:
-            ValueError: a key that is no field of this configuration, or another model's configuration.
-        """
-        values = {key: value for key, value in values.items() if key not in _HUB_KEYS}
-        model_type = values.pop("model_type", cls.model_type)
-        if model_type != cls.model_type:
-            raise ValueError(f"this configuration is of model_type {_shown(model_type)}, not {cls.model_type!r}")
-        known = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
-        for key in values:
-            if key not in known:
-                close = difflib.get_close_matches(key, known, n=1)
-                hint = f"; did you mean {close[0]!r}?" if close else ""
-                raise ValueError(f"{cls.__name__} has no field {_shown(key)} (value {_shown(values[key])}){hint}")
-        return cls(**values)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(item) for item in value) if isinstance(value, list | tuple) else value
-
-
-def _check_value(name: str, value: Any, kind: Any) -> None:
-    """ValueError: the value is not of the field's type, or beyond what any model of this kind has."""
-    if inner := get_args(kind):  # a tuple of any length
-        if not isinstance(value, tuple) or not 1 <= len(value) <= _MOST_STAGES:
-            raise ValueError(f"{name} is {_shown(value)}, not a list of 1 to {_MOST_STAGES} entries")
-        for item in value:
-            _check_value(name, item, inner[0])
-    elif kind is int:
-        least = 0 if name in _MAY_BE_ZERO or name.endswith(_LAYERS) else 1
-        most = _MOST_LAYERS if name.endswith(_LAYERS) else _MOST_SIZE
-        if type(value) is not int or not least <= value <= most:
-            raise ValueError(f"{name} is {_shown(value)}, not a whole number from {least} to {most}")
-    elif kind is float:
-        if type(value) not in (int, float) or not abs(value) <= _MOST_NUMBER:
-            raise ValueError(f"{name} is {_shown(value)}, not a number of at most {_MOST_NUMBER:g}")
-    elif type(value) is not kind:
-        raise ValueError(f"{name} is {_shown(value)}, not {'true or false' if kind is bool else 'a text'}")
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 100 else f"{text[:100]}..."
-
-
-def _require(name: str, value: Any, allowed: Any, why: str) -> None:
-    if value != allowed:
-        raise ValueError(f"{name} is {value!r}, but only {allowed!r} is supported: {why}")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class HiFTNetConfig(_PublishedConfig):
+class HiFTNetConfig(PublishedConfig):
     """The vocoder. The published defaults describe a 22 kHz vocoder; `S3GenConfig.vocoder` is the 24 kHz one."""
 
-    model_type = "hiftnet"
+    model_type: ClassVar[str] = "hiftnet"
+    later: ClassVar[frozenset[str]] = frozenset({"harmonic_source"})
 
     in_channels: int = 80
     base_channels: int = 512
@@ -209,6 +121,8 @@ class HiFTNetConfig(_PublishedConfig):
     f0_predictor_in_channels: int = 80
     f0_predictor_cond_channels: int = 512
 
+    harmonic_source: str = HARMONIC_SOURCES[0]
+
     def _check(self) -> None:
         stages = len(self.upsample_rates)
         for name in ("upsample_kernel_sizes", "source_resblock_kernel_sizes", "source_resblock_dilation_sizes"):
@@ -221,7 +135,9 @@ class HiFTNetConfig(_PublishedConfig):
             )
         if self.base_channels % 2**stages:
             raise ValueError(f"base_channels is {self.base_channels}, but {stages} stages halve it each: not whole")
-        _require("f0_predictor_in_channels", self.f0_predictor_in_channels, self.in_channels, "both read the mel")
+        if self.harmonic_source not in HARMONIC_SOURCES:
+            raise ValueError(f"harmonic_source is {self.harmonic_source!r}, not one of {', '.join(HARMONIC_SOURCES)}")
+        require("f0_predictor_in_channels", self.f0_predictor_in_channels, self.in_channels, "both read the mel")
 
     @property
     def frame_samples(self) -> int:
@@ -230,14 +146,19 @@ class HiFTNetConfig(_PublishedConfig):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class S3GenConfig(_PublishedConfig):
+class S3GenConfig(PublishedConfig):
     """The whole model. Every field may shrink it, except the rates: one token is two mel frames is 960 samples.
+
+    `vocoder_harmonic_source` (of `HARMONIC_SOURCES`) and `encode_lookahead` tell Chatterbox's models from CosyVoice2's,
+    by the format of a checkpoint. `encode_lookahead`: whether tokens that are held back (``finalize=False``) go through
+    the whole encoder; if not, only the look-ahead convolution reads them.
 
     `encoder_dropout_rate`, `cfm_sigma_min` and `decoder_act_fn` belong to the published names; the first two act in
     training only.
     """
 
-    model_type = "s3gen"
+    model_type: ClassVar[str] = "s3gen"
+    later: ClassVar[frozenset[str]] = frozenset({"vocoder_harmonic_source", "encode_lookahead"})
 
     vocab_size: int = VOCAB_SIZE
     token_embed_dim: int = 512
@@ -284,28 +205,33 @@ class S3GenConfig(_PublishedConfig):
     speaker_blocks: tuple[int, ...] = (12, 24, 16)
     vocoder_base_channels: int = 512
     vocoder_f0_channels: int = 512
+    vocoder_harmonic_source: str = HARMONIC_SOURCES[0]
+    encode_lookahead: bool = True
 
     def _check(self) -> None:
         rates = "the tokenizer, the flow and the vocoder agree on it"
-        _require("sampling_rate", self.sampling_rate, SAMPLE_RATE, rates)
-        _require("hop_length", self.hop_length, MEL_HOP, rates)
-        _require("input_frame_rate", self.input_frame_rate, TOKEN_RATE, rates)
-        _require("token_mel_ratio", self.token_mel_ratio, FRAMES_PER_TOKEN, rates)
-        _require("pre_lookahead_len", self.pre_lookahead_len, LOOKAHEAD_TOKENS, rates)
-        _require("mel_bins", self.mel_bins, MEL_BINS, rates)
-        _require("vocab_size", self.vocab_size, VOCAB_SIZE, "the tokenizer has 3 ** 8 codes")
+        require("sampling_rate", self.sampling_rate, SAMPLE_RATE, rates)
+        require("hop_length", self.hop_length, MEL_HOP, rates)
+        require("input_frame_rate", self.input_frame_rate, TOKEN_RATE, rates)
+        require("token_mel_ratio", self.token_mel_ratio, FRAMES_PER_TOKEN, rates)
+        require("pre_lookahead_len", self.pre_lookahead_len, LOOKAHEAD_TOKENS, rates)
+        require("mel_bins", self.mel_bins, MEL_BINS, rates)
+        require("vocab_size", self.vocab_size, VOCAB_SIZE, "the tokenizer has 3 ** 8 codes")
         mel = "the prompt mel is the one that the published weights were trained on"
-        _require("n_fft", self.n_fft, 1920, mel)
-        _require("win_size", self.win_size, 1920, mel)
-        _require("fmin", self.fmin, 0, mel)
-        _require("fmax", self.fmax, 8000, mel)
-        _require("speaker_feat_dim", self.speaker_feat_dim, SPEAKER_MELS, "its three halvings end on whole bins")
-        _require("cfm_solver", self.cfm_solver, "euler", "no other solver is built")
-        _require("decoder_act_fn", self.decoder_act_fn, "gelu", "no other activation is built")
-        _require("decoder_out_channels", self.decoder_out_channels, self.mel_bins, "the flow makes mel frames")
-        _require("decoder_in_channels", self.decoder_in_channels, 4 * self.mel_bins, "noise, mu, speaker and prompt")
+        require("n_fft", self.n_fft, 1920, mel)
+        require("win_size", self.win_size, 1920, mel)
+        require("fmin", self.fmin, 0, mel)
+        require("fmax", self.fmax, 8000, mel)
+        require("speaker_feat_dim", self.speaker_feat_dim, SPEAKER_MELS, "its three halvings end on whole bins")
+        require("cfm_solver", self.cfm_solver, "euler", "no other solver is built")
+        require("decoder_act_fn", self.decoder_act_fn, "gelu", "no other activation is built")
+        require("decoder_out_channels", self.decoder_out_channels, self.mel_bins, "the flow makes mel frames")
+        require("decoder_in_channels", self.decoder_in_channels, 4 * self.mel_bins, "noise, mu, speaker and prompt")
         if self.cfm_t_scheduler not in ("cosine", "linear"):
             raise ValueError(f"cfm_t_scheduler is {self.cfm_t_scheduler!r}, not 'cosine' or 'linear'")
+        if self.vocoder_harmonic_source not in HARMONIC_SOURCES:
+            allowed = ", ".join(HARMONIC_SOURCES)
+            raise ValueError(f"vocoder_harmonic_source is {self.vocoder_harmonic_source!r}, not one of {allowed}")
         if len(self.decoder_channels) != 1:
             raise ValueError(f"decoder_channels is {self.decoder_channels!r}, but the causal U-Net has one level")
         for dim, heads in (("encoder_output_size", "encoder_attention_heads"), ("tokenizer_dim", "tokenizer_heads")):
@@ -368,6 +294,7 @@ class S3GenConfig(_PublishedConfig):
             up_blocks=self.encoder_num_up_blocks,
             stride=self.token_mel_ratio,
             lookahead=self.pre_lookahead_len,
+            encode_lookahead=self.encode_lookahead,
         )
         estimator = EstimatorConfig(
             in_channels=self.decoder_in_channels,
@@ -397,6 +324,7 @@ class S3GenConfig(_PublishedConfig):
             f0_predictor_in_channels=self.mel_bins,
             base_channels=self.vocoder_base_channels,
             f0_predictor_cond_channels=self.vocoder_f0_channels,
+            harmonic_source=self.vocoder_harmonic_source,
             sampling_rate=self.sampling_rate,
             upsample_rates=(8, 5, 3),
             upsample_kernel_sizes=(16, 11, 7),

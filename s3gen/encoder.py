@@ -1,7 +1,8 @@
 """The upsampling conformer encoder: speech tokens' embeddings to a sequence at twice their rate.
 
 Reference: chatterbox-tts 0.1.7, ``models/s3gen/transformer/upsample_encoder.py`` (there without its unused
-convolution modules, chunk masks and caches). Relative positions: Dai et al., arXiv 1901.02860, appendix B.
+convolution modules, chunk masks and caches); for tokens that attention does not see, FunAudioLLM/CosyVoice at ace7c47f,
+``cosyvoice/transformer/upsample_encoder.py``. Relative positions: Dai et al., arXiv 1901.02860, appendix B.
 
 In a right-padded batch, exactness needs one zeroing, before the look-ahead convolution, and key masks at both rates.
 Positions depend on i - j alone, so padding does not shift them.
@@ -28,6 +29,8 @@ class UpsampleEncoder(nn.Module):
     def __init__(self, config: EncoderConfig) -> None:
         super().__init__()
         self.stride = config.stride
+        self.lookahead_tokens = config.lookahead
+        self.encode_lookahead = config.encode_lookahead
         self.embed = InputLayer(config.input_dim, config.dim)
         self.lookahead = Lookahead(config.dim, config.lookahead)
         self.blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.blocks))
@@ -36,24 +39,32 @@ class UpsampleEncoder(nn.Module):
         self.up_blocks = nn.ModuleList(EncoderBlock(config) for _ in range(config.up_blocks))
         self.norm = nn.LayerNorm(config.dim)
 
-    def forward(self, x: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, lengths: Sequence[int], finalize: bool = True) -> Tensor:
         """Encode a right-padded batch.
 
         Args:
             x: (B, N, input width) float; what stands in the padding does not matter, if it is finite.
             lengths: B row lengths, the longest N.
+            finalize: whether the rows end here. If not, each row's last tokens are held back as look-ahead, and
+                attention sees them only where the configuration says so.
 
         Returns:
-            (B, stride x N, D); row i holds data up to stride x lengths[i].
+            (B, stride x N, D); row i holds data up to stride x lengths[i], less what is held back.
         """
+        whole = self.stride * x.shape[1]
         mask = length_mask(lengths, x.device)
         x = self.embed(x).transpose(1, 2)
         # The input layer's bias and norm make padding non-zero, and the look-ahead reads three tokens of it.
         x = self.lookahead(zero_padding(x, mask)).transpose(1, 2)
+        if not finalize and not self.encode_lookahead:
+            lengths = [max(1, length - self.lookahead_tokens) for length in lengths]  # 1: something to attend to
+            x = x[:, : max(lengths)]
+            mask = length_mask(lengths, x.device)
         x = _run(self.blocks, x, mask)
         x = self.up_embed(self.upsample(x.transpose(1, 2)).transpose(1, 2))
         x = _run(self.up_blocks, x, length_mask([length * self.stride for length in lengths], x.device))
-        return self.norm(x)
+        x = self.norm(x)
+        return x if x.shape[1] == whole else F.pad(x, (0, 0, 0, whole - x.shape[1]))
 
 
 def _run(blocks: nn.ModuleList, x: Tensor, mask: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ from s3gen import checkpoint, names
 from s3gen.compiled import Compiler
 from s3gen.config import RANDOM_MODELS, HiFTNetConfig, S3GenConfig
 from s3gen.f0 import F0Predictor
+from s3gen.interpolated_source import InterpolatedSource
 from s3gen.precision import float32_products
 from s3gen.ragged import length_mask, zero_padding
 from s3gen.source import HarmonicSource
@@ -33,6 +34,8 @@ from s3gen.stft import ShortTimeFourier
 from s3gen.weights import random_weights
 
 _PREFIX = "mel2wav."  # before the vocoder's names in a whole model's checkpoint
+# By `s3gen.config.HARMONIC_SOURCES`.
+_SOURCES: dict[str, type[HarmonicSource]] = {"sinegen": HarmonicSource, "sinegen2": InterpolatedSource}
 _MAX_MAGNITUDE = 1e2  # the reference clips the spectrum's magnitude here
 
 
@@ -44,7 +47,7 @@ class HiFTNetModel(nn.Module):
         self.config = config
         self.tf32 = False  # the convolutions of `decode` on CUDA; F0 and source stay as they are
         self.f0 = F0Predictor(config.in_channels, config.f0_predictor_cond_channels)
-        self.source = HarmonicSource(config)
+        self.source = _SOURCES[config.harmonic_source](config)
         self.stft = ShortTimeFourier(config.istft_n_fft, config.istft_hop_len)
         self.conv_pre = nn.Conv1d(config.in_channels, config.base_channels, 7, padding=3)
         self.ups = nn.ModuleList(_upsamplings(config))
