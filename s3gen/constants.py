@@ -22,6 +22,7 @@ TOKEN_RATE = 25  # speech tokens per second
 VOCAB_SIZE = 6_561  # 3 ** 8 codes
 START_TOKEN = VOCAB_SIZE  # the language model's start of speech, not a sound
 STOP_TOKEN = VOCAB_SIZE + 1  # the language model's end of speech, not a sound
+SILENCE_TOKEN = 4_299  # what the tokenizer hears in a pause; chatterbox-tts 0.1.7, ``models/s3gen/const.py``
 FRAMES_PER_TOKEN = exact_div(MEL_RATE, TOKEN_RATE)
 SAMPLES_PER_TOKEN = exact_div(SAMPLE_RATE, TOKEN_RATE)
 LOOKAHEAD_TOKENS = 3  # tokens to the right that the encoder reads
