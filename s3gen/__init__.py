@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from s3gen.config import HiFTNetConfig, S3GenConfig
     from s3gen.model import S3GenModel
+    from s3gen.solver import Solver
     from s3gen.vocoder import HiFTNetModel
     from s3gen.voice import Voice
 
-__all__ = ["HiFTNetConfig", "HiFTNetModel", "S3GenConfig", "S3GenModel", "Voice"]
+__all__ = ["HiFTNetConfig", "HiFTNetModel", "S3GenConfig", "S3GenModel", "Solver", "Voice"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -19,6 +20,7 @@ _HOMES = {
     "HiFTNetModel": "s3gen.vocoder",
     "S3GenConfig": "s3gen.config",
     "S3GenModel": "s3gen.model",
+    "Solver": "s3gen.solver",
     "Voice": "s3gen.voice",
 }
 

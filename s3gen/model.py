@@ -28,6 +28,7 @@ from s3gen.flow import Flow
 from s3gen.hearing import Hearing
 from s3gen.precision import check_dtype
 from s3gen.ragged import on_device, pad_rows
+from s3gen.solver import Solver, chosen
 from s3gen.speaker import SpeakerEncoder
 from s3gen.synthesis import Synthesis, Utterance
 from s3gen.tokenizer import SpeechTokenizer
@@ -245,6 +246,7 @@ class S3GenModel(nn.Module):
         *,
         speech_token_lens: Tensor | Sequence[int] | None = None,
         n_cfm_timesteps: int | None = None,
+        solver: Solver | None = None,
         noise: Tensor | None = None,
         seed: int | Sequence[int] = 0,
     ) -> Tensor:
@@ -257,7 +259,8 @@ class S3GenModel(nn.Module):
             ref_dict: what `embed_ref` returned (also as numpy arrays), of batch 1 or B. It is left as it is.
             finalize: whether these are the last tokens; if not, the last 3 are held back as look-ahead.
             speech_token_lens: (B,) tokens that count in each row; all when None.
-            n_cfm_timesteps: Euler steps; 10, or 2 for a mean-flow model, when None.
+            n_cfm_timesteps: the solver's steps; 10, or 2 for a mean-flow model, when None.
+            solver: method, steps and guidance; Euler's and the model's own when None.
             noise: (B, 80, prompt + generated frames) initial noise, right-padded; drawn from `seed` when None.
             seed: one for all rows, or one each.
 
@@ -265,12 +268,12 @@ class S3GenModel(nn.Module):
             (B, 80, frames), two frames per token; shorter rows are followed by zeros.
 
         Raises:
-            ValueError: tokens, reference, lengths, noise or steps that cannot be used; the message shows the value.
+            ValueError: tokens, reference, lengths, noise or a solver that cannot be used; the message shows the value.
         """
-        rows = split_tokens(speech_tokens, speech_token_lens)
+        solver, rows = self._solver(n_cfm_timesteps, solver), split_tokens(speech_tokens, speech_token_lens)
         voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
         utterances = self._utterances(rows, voices, seed)
-        mels = self.synthesis.mels(utterances, finalize=finalize, steps=self._steps(n_cfm_timesteps), noise=noise)
+        mels = self.synthesis.mels(utterances, finalize=finalize, solver=solver, noise=noise)
         return pad_rows(mels).transpose(1, 2)
 
     @torch.no_grad()
@@ -285,6 +288,7 @@ class S3GenModel(nn.Module):
         *,
         speech_token_lens: Tensor | Sequence[int] | None = None,
         n_cfm_timesteps: int | None = None,
+        solver: Solver | None = None,
         noise: Tensor | None = None,
         seed: int | Sequence[int] = 0,
         start_fade: bool = True,
@@ -294,8 +298,8 @@ class S3GenModel(nn.Module):
         Args:
             cache_source: (1 or B, 1, s) source samples that replace the first s.
             start_fade: the reference's 20 ms of silence and 20 ms fade-in, which hide what the prompt spills over.
-            speech_tokens, ref_wav, ref_sr, ref_dict, finalize, speech_token_lens, n_cfm_timesteps, noise, seed: as
-                for `forward`.
+            speech_tokens, ref_wav, ref_sr, ref_dict, finalize, speech_token_lens, n_cfm_timesteps, solver, noise,
+                seed: as for `forward`.
 
         Returns:
             The waveform (B, S) at 24 kHz, 960 samples per token, and the source (B, 1, S); zeros after short rows.
@@ -303,10 +307,10 @@ class S3GenModel(nn.Module):
         Raises:
             ValueError: as `forward`.
         """
-        rows = split_tokens(speech_tokens, speech_token_lens)
+        solver, rows = self._solver(n_cfm_timesteps, solver), split_tokens(speech_tokens, speech_token_lens)
         voices = self._voices(len(rows), ref_wav, ref_sr, ref_dict)
         utterances = self._utterances(rows, voices, seed)
-        mels = self.synthesis.mels(utterances, finalize=finalize, steps=self._steps(n_cfm_timesteps), noise=noise)
+        mels = self.synthesis.mels(utterances, finalize=finalize, solver=solver, noise=noise)
         made = self.synthesis.waves(mels, utterances, cache_source=cache_source, start_fade=start_fade)
         waves, sources = zip(*made, strict=True)
         return pad_rows(waves), pad_rows(sources)[:, None, :]
@@ -319,6 +323,7 @@ class S3GenModel(nn.Module):
         seeds: Sequence[int] | None = None,
         *,
         n_cfm_timesteps: int | None = None,
+        solver: Solver | None = None,
         start_fade: bool = True,
     ) -> list[Tensor]:
         """A ragged batch: any mix of lengths and voices in one pass.
@@ -329,7 +334,7 @@ class S3GenModel(nn.Module):
             tokens: B rows of 1-D integers 0 .. 6560.
             refs: B voices, of `embed_ref` or `Voice.from_ref`.
             seeds: B seeds; all 0 when None.
-            n_cfm_timesteps, start_fade: as for `inference`.
+            n_cfm_timesteps, solver, start_fade: as for `inference`.
 
         Returns:
             B waveforms at 24 kHz, 1-D, 960 samples per token, on the model's device.
@@ -342,9 +347,9 @@ class S3GenModel(nn.Module):
             raise ValueError(f"{len(tokens)} token rows, {len(refs)} references and {len(seeds)} seeds do not match")
         if not len(tokens):
             return []
-        rows = [check_tokens(row) for row in tokens]
+        solver, rows = self._solver(n_cfm_timesteps, solver), [check_tokens(row) for row in tokens]
         utterances = self._utterances(rows, [Voice.from_ref(ref) for ref in refs], seeds)
-        mels = self.synthesis.mels(utterances, finalize=True, steps=self._steps(n_cfm_timesteps))
+        mels = self.synthesis.mels(utterances, finalize=True, solver=solver)
         return [wave for wave, _ in self.synthesis.waves(mels, utterances, start_fade=start_fade)]
 
     def _utterances(
@@ -353,12 +358,11 @@ class S3GenModel(nn.Module):
         seeds = noises.per_row(seed, len(rows))
         return [Utterance(*parts) for parts in zip(rows, voices, seeds, strict=True)]
 
-    def _steps(self, steps: int | None) -> int:
-        if steps is None:
-            return self.flow.default_steps
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise ValueError(f"n_cfm_timesteps is {steps!r}, but must be an integer of at least 1")
-        return steps
+    def _solver(self, steps: int | None, solver: Solver | None) -> Solver:
+        """What `n_cfm_timesteps` and `solver` say, found possible for this model."""
+        found = chosen(solver, steps)
+        self.flow.course(found)
+        return found
 
     def _voices(
         self, rows: int, ref_wav: Tensor | np.ndarray | None, ref_sr: int | None, ref_dict: RefDict | None

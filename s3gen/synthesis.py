@@ -19,6 +19,7 @@ from s3gen.flow import Flow
 from s3gen.noise import Stream
 from s3gen.precision import float32_products
 from s3gen.ragged import group_size, on_device, pad_rows, plan_batches, rows_on_device
+from s3gen.solver import Solver
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import Voice
 
@@ -76,31 +77,32 @@ class Synthesis:
         return self.flow.mel_proj.weight.dtype
 
     def mels(
-        self, utterances: Sequence[Utterance], *, finalize: bool, steps: int, noise: Tensor | None = None
+        self, utterances: Sequence[Utterance], *, finalize: bool, solver: Solver, noise: Tensor | None = None
     ) -> list[Tensor]:
         """The generated frames of every row.
 
         Args:
             utterances: B rows.
             finalize: whether the tokens end here; if not, the last 3 of each row are held back as look-ahead.
-            steps: of the solver.
+            solver: of the flow.
             noise: (B, 80, frames) initial noise of prompt and generated frames, right-padded; drawn when None.
 
         Returns:
             B log-mels (frames, 80).
 
         Raises:
-            ValueError: noise of another shape.
+            ValueError: noise of another shape, or a solver that this model cannot have.
         """
         frames = [row.frames(finalize=finalize) for row in utterances]
         drawn = self._drawn(utterances, frames) if noise is None else self._given(noise, frames)
         voices = [row.voice for row in utterances]
         with float32_products(self.device, tf32=self.flow.dtype != "float32"):
-            encoded = self._encode([torch.cat((row.voice.prompt_token.cpu(), row.tokens)) for row in utterances])
+            joined = [torch.cat((row.voice.prompt_token.cpu(), row.tokens)) for row in utterances]
+            encoded = self._encode(joined, finalize)
             mu = [row[:count] for row, count in zip(encoded, frames, strict=True)]
             prompts = rows_on_device([voice.prompt_feat.to(self.dtype) for voice in voices], self.device)
             embedding = on_device(torch.stack([voice.embedding.to(self.dtype) for voice in voices]), self.device)
-            mels = self.flow.solve(mu, prompts, embedding, drawn, steps)
+            mels = self.flow.solve(mu, prompts, embedding, drawn, solver)
         return [mel[row.prompt_frames :] for mel, row in zip(mels, utterances, strict=True)]
 
     def waves(
@@ -148,12 +150,12 @@ class Synthesis:
         later = on_device(torch.tensor(starts), self.device)[:, None] > 0
         return torch.where(later, torch.ones_like(self.start_fade), self.start_fade)
 
-    def _encode(self, tokens: Sequence[Tensor]) -> list[Tensor]:
+    def _encode(self, tokens: Sequence[Tensor], finalize: bool) -> list[Tensor]:
         """Rows of prompt and tokens to their mu (frames, 80), in groups of like length."""
         encoded: dict[int, Tensor] = {}
         for group in plan_batches([len(row) for row in tokens], group_size(self.device.type)):
             padded = on_device(pad_rows([tokens[row] for row in group]), self.device)
-            mu = self.flow.encode(padded, [len(tokens[row]) for row in group])
+            mu = self.flow.encode(padded, [len(tokens[row]) for row in group], finalize)
             encoded.update((row, mu[place, : FRAMES_PER_TOKEN * len(tokens[row])]) for place, row in enumerate(group))
         return [encoded[row] for row in range(len(tokens))]
 

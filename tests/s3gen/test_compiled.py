@@ -14,7 +14,7 @@ from s3gen.attention import variable_length
 from s3gen.compiled import MOST_GRAPHS, Compiler, Graphs
 from s3gen.packing import Packing
 from tests.conftest import random_tokens, relative_error
-from tests.s3gen.test_exactness import EXACT, LENGTHS, solver_rows
+from tests.s3gen.test_exactness import EXACT, LENGTHS, TWO_STEPS, solver_rows
 from tests.s3gen.test_lean import by_runs
 
 CPU = torch.device("cpu")
@@ -34,7 +34,7 @@ def model() -> S3GenModel:
 def test_compiled_functions_give_the_same_numbers(model, monkeypatch):
     """Captured, functionalised and run without a code generator, which takes a minute on a CPU."""
     rows = solver_rows(model, LENGTHS)
-    plain = model.flow.solve(*rows, 2)
+    plain = model.flow.solve(*rows, TWO_STEPS)
     made = []
 
     def counted(function):
@@ -44,7 +44,7 @@ def test_compiled_functions_give_the_same_numbers(model, monkeypatch):
     torch_compile = torch.compile
     monkeypatch.setattr(torch, "compile", counted)
     model.prepare(compile=True)
-    for mel, expected in zip(model.flow.solve(*rows, 2), plain, strict=True):
+    for mel, expected in zip(model.flow.solve(*rows, TWO_STEPS), plain, strict=True):
         assert relative_error(mel, expected) < EXACT
     assert set(made) == {"before_attention", "after_attention", "resnet", "resnet_end", "snake"}
 
@@ -59,7 +59,7 @@ def test_the_vocoder_compiled_gives_the_same_samples(model, monkeypatch):
 
 def test_a_compiler_that_fails_is_left_alone_after_one_warning(model, monkeypatch):
     rows = solver_rows(model, LENGTHS)
-    plain = model.flow.solve(*rows, 2)
+    plain = model.flow.solve(*rows, TWO_STEPS)
 
     def broken(function):
         def compiled(*arguments):
@@ -70,12 +70,12 @@ def test_a_compiler_that_fails_is_left_alone_after_one_warning(model, monkeypatc
     monkeypatch.setattr(torch, "compile", broken)
     model.prepare(compile=True)
     with pytest.warns(UserWarning, match=r"torch.compile failed.*no C compiler") as caught:
-        mels = model.flow.solve(*rows, 2)
+        mels = model.flow.solve(*rows, TWO_STEPS)
     assert len([each for each in caught if "torch.compile" in str(each.message)]) == 1
     assert all(torch.equal(mel, expected) for mel, expected in zip(mels, plain, strict=True))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        model.flow.solve(*rows, 2)
+        model.flow.solve(*rows, TWO_STEPS)
 
 
 def test_a_failure_of_the_function_itself_is_not_taken_for_the_compilers(monkeypatch):
@@ -121,24 +121,26 @@ def recordings(monkeypatch):
 def test_one_recording_serves_batches_of_other_lengths(model, recordings):
     for lengths in ([14, 1, 6, 20], [9, 9, 9, 9], [30, 2, 1, 5]):
         rows = solver_rows(model, lengths)
-        for mel, expected in zip(model.flow.solve(*rows, 2), model.flow.solve_plain(*rows, 2), strict=True):
+        for mel, expected in zip(
+            model.flow.solve(*rows, TWO_STEPS), model.flow.solve_plain(*rows, TWO_STEPS), strict=True
+        ):
             assert relative_error(mel, expected) < EXACT
     assert FakeGraph.made == 1
 
 
 def test_a_result_outlives_the_next_run_of_its_recording(model, recordings):
     rows, others = solver_rows(model, [5, 6]), solver_rows(model, [6, 5])
-    first = model.flow.solve(*rows, 2)
+    first = model.flow.solve(*rows, TWO_STEPS)
     kept = [mel.clone() for mel in first]
-    model.flow.solve(*others, 2)
+    model.flow.solve(*others, TWO_STEPS)
     assert all(torch.equal(mel, before) for mel, before in zip(first, kept, strict=True))
 
 
 def test_a_recording_does_not_outlive_the_weights_it_reads(model, recordings):
     rows = solver_rows(model, [5])
-    before = model.flow.solve(*rows, 2)[0]
+    before = model.flow.solve(*rows, TWO_STEPS)[0]
     model.flow.estimator.final_proj.weight.mul_(0.5)
-    after = model.flow.solve(*rows, 2)[0]
+    after = model.flow.solve(*rows, TWO_STEPS)[0]
     assert FakeGraph.made == 2
     assert relative_error(after, before) > 1e-3
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from s3gen import ragged
+from s3gen import Solver, ragged
 from s3gen.constants import FRAMES_PER_TOKEN
 from s3gen.synthesis import Utterance
 from tests.conftest import random_tokens, relative_error
@@ -95,6 +95,9 @@ def test_the_encoder_needs_its_key_masks_at_both_rates(exact_model, monkeypatch,
 # --- the estimator and its solver ----------------------------------------------------------------------------------
 
 
+TWO_STEPS = Solver(steps=2)
+
+
 def solver_rows(model, lengths):
     width = model.config.mel_bins
     frames = [n * FRAMES_PER_TOKEN for n in lengths]
@@ -103,10 +106,10 @@ def solver_rows(model, lengths):
     return mu, prompts, garbage((len(frames), model.config.speaker_embed_dim)), noise
 
 
-def solve(solver, model, lengths):
+def solve(run, model, lengths, solver=TWO_STEPS):
     mu, prompts, embedding, noise = solver_rows(model, lengths)
-    alone = [solver(*([x[i]] for x in (mu, prompts)), embedding[i : i + 1], [noise[i]], 2)[0] for i in range(len(mu))]
-    return alone, solver(mu, prompts, embedding, noise, 2)
+    rows = [([mu[i]], [prompts[i]], embedding[i : i + 1], [noise[i]]) for i in range(len(mu))]
+    return [run(*row, solver)[0] for row in rows], run(mu, prompts, embedding, noise, solver)
 
 
 @pytest.mark.parametrize("which", ["solve", "solve_plain"])
@@ -234,9 +237,9 @@ def test_an_utterance_does_not_know_its_company(tiny_model, voices, order):
 def test_the_mel_of_a_mixed_batch_agrees_to_rounding(tiny_model, voices):
     tokens, refs, seeds = utterances(voices)
     rows = [Utterance(*row) for row in zip(tokens, refs, seeds, strict=True)]
-    together = tiny_model.synthesis.mels(rows, finalize=True, steps=10)
+    together = tiny_model.synthesis.mels(rows, finalize=True, solver=Solver())
     for i, mel in enumerate(together):
-        (alone,) = tiny_model.synthesis.mels(rows[i : i + 1], finalize=True, steps=10)
+        (alone,) = tiny_model.synthesis.mels(rows[i : i + 1], finalize=True, solver=Solver())
         assert relative_error(mel, alone) < MEL_TOLERANCE
 
 

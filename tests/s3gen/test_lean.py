@@ -13,7 +13,7 @@ from s3gen.attention import by_row, over_padding
 from s3gen.packing import Packing
 from s3gen.scratch import Scratch
 from tests.conftest import relative_error
-from tests.s3gen.test_exactness import EXACT, LEAK, LENGTHS, garbage, solver_rows
+from tests.s3gen.test_exactness import EXACT, LEAK, LENGTHS, TWO_STEPS, garbage, solver_rows
 
 CPU = torch.device("cpu")
 ROUNDING = 5e-6  # float32, through every layer and two steps
@@ -27,7 +27,7 @@ def _no_gradients():
 
 def both(model, lengths):
     rows = solver_rows(model, lengths)
-    return model.flow.solve(*rows, 2), model.flow.solve_plain(*rows, 2)
+    return model.flow.solve(*rows, TWO_STEPS), model.flow.solve_plain(*rows, TWO_STEPS)
 
 
 @pytest.mark.parametrize("lengths", [LENGTHS, [5], [3, 3, 3]], ids=["mixed", "one row", "equal rows"])
@@ -39,7 +39,9 @@ def test_it_gives_the_plain_solvers_numbers(exact_model, lengths):
 def test_in_float32_too(tiny_model):
     mu, prompts, embedding, noise = solver_rows(tiny_model, LENGTHS)
     rows = [row.float() for row in mu], [row.float() for row in prompts], embedding.float(), [n.float() for n in noise]
-    for lean, plain in zip(tiny_model.flow.solve(*rows, 2), tiny_model.flow.solve_plain(*rows, 2), strict=True):
+    for lean, plain in zip(
+        tiny_model.flow.solve(*rows, TWO_STEPS), tiny_model.flow.solve_plain(*rows, TWO_STEPS), strict=True
+    ):
         assert relative_error(lean, plain) < ROUNDING
 
 
@@ -59,9 +61,9 @@ def test_rows_that_lie_end_to_end_need_the_empty_positions_between_them(exact_mo
 def test_a_weight_changed_in_place_is_not_forgotten():
     model = S3GenModel.from_pretrained("random:tiny").double()
     rows = solver_rows(model, LENGTHS)
-    before = model.flow.solve(*rows, 2)[0]
+    before = model.flow.solve(*rows, TWO_STEPS)[0]
     model.flow.estimator.down.blocks[0].query.weight.mul_(0.5)
-    after, plain = model.flow.solve(*rows, 2)[0], model.flow.solve_plain(*rows, 2)[0]
+    after, plain = model.flow.solve(*rows, TWO_STEPS)[0], model.flow.solve_plain(*rows, TWO_STEPS)[0]
     assert relative_error(after, before) > LEAK
     assert relative_error(after, plain) < EXACT
 
@@ -78,8 +80,8 @@ def test_other_types_stay_near_float32(dtype):
     model = S3GenModel.from_pretrained("random:tiny")
     mu, prompts, embedding, noise = solver_rows(model, LENGTHS)
     rows = [row.float() for row in mu], [row.float() for row in prompts], embedding.float(), [n.float() for n in noise]
-    exact = model.flow.solve(*rows, 2)
-    for lean, plain in zip(model.prepare(dtype=dtype).flow.solve(*rows, 2), exact, strict=True):
+    exact = model.flow.solve(*rows, TWO_STEPS)
+    for lean, plain in zip(model.prepare(dtype=dtype).flow.solve(*rows, TWO_STEPS), exact, strict=True):
         assert lean.dtype == torch.float32
         error = relative_error(lean, plain)
         assert error < 0.05
