@@ -9,7 +9,6 @@ published Hugging Face layout (``config.json`` and ``model.safetensors``).
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 import os
@@ -30,8 +29,9 @@ from s3gen import names
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 KNOWN_FILES = (WEIGHTS_FILE, "s3gen.safetensors", "s3gen.pt", "s3gen_meanflow.safetensors")
-_METADATA_KEY = "s3gen_config"  # lets a single file of another size than the published one describe itself
+CONFIG_KEY = "s3gen_config"  # lets a single file of another size than the published one describe itself
 _HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
+_PLAIN_NAME = re.compile(r"[\w.-]+")  # stands in Markdown for itself
 # (magnitude, direction) of weight norm in torch's two forms.
 _WEIGHT_NORM = (
     (".parametrizations.weight.original0", ".parametrizations.weight.original1"),
@@ -44,11 +44,17 @@ _MOST_CONFIG_BYTES = 1 << 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    """Weights by published name, and the configuration that came with them, if any."""
+    """Weights by published name, and the configuration that came with them, if any.
+
+    Attributes:
+        source: the path or URL that they were read from.
+        origin: the format and the file in Markdown, without the path.
+    """
 
     weights: dict[str, Tensor]
     config: dict[str, Any] | None
     source: str
+    origin: str
 
 
 def read(
@@ -68,8 +74,24 @@ def read(
     place = _locate(str(where), file, dict(storage_options or {}))
     name = _choose(place, file)
     weights, metadata = _parse(name, place)
-    config = _json(place, metadata.get(_METADATA_KEY), name)
-    return Checkpoint(weights=_canonical(weights), config=config, source=place.describe(name))
+    config = _json(place, metadata.get(CONFIG_KEY), name)
+    found = _canonical(weights)
+    origin = _origin(name, found)
+    if is_hub_id(str(where)) and not Path(where).exists():
+        origin += f" of `{where}`"
+    return Checkpoint(weights=found, config=config, source=place.describe(name), origin=origin)
+
+
+def present(files: Iterable[str]) -> list[str]:
+    """The checkpoints that a folder with files of these names holds, each by the name that `file=` chooses it by."""
+    there = set(files)
+    return [name for name in KNOWN_FILES if name in there]
+
+
+def _origin(name: str, weights: Mapping[str, Tensor]) -> str:
+    turbo = "flow.decoder.estimator.time_embed_mixer.weight" in weights
+    layout = "Hugging Face layout" if name == WEIGHTS_FILE else "Chatterbox Turbo" if turbo else "Chatterbox"
+    return f"{layout}, `{name}`" if _PLAIN_NAME.fullmatch(name) else layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,14 +223,14 @@ def _choose(place: _Folder | _Remote, file: str | None) -> str:
         if PurePosixPath(file).name != file or not place.has(file):
             raise FileNotFoundError(f"no file {file!r} in {place.describe()}; there are: {_list(place.names())}")
         return file
-    present = place.names()
+    names_there = place.names()
     if place.only is not None:
         return place.only
-    known = [name for name in KNOWN_FILES if name in present]
+    known = present(names_there)
     if not known:
         raise FileNotFoundError(
             f"no checkpoint in {place.describe()}: expected one of {', '.join(KNOWN_FILES)}; "
-            f"there are: {_list(present)}"
+            f"there are: {_list(names_there)}"
         )
     if len(known) > 1:
         raise ValueError(
@@ -380,23 +402,3 @@ def assign(model: nn.Module, weights: Mapping[str, Tensor], *, source: str, pref
 def _list(entries: list[str], separator: str = ", ") -> str:
     more = f"{separator}and {len(entries) - _LISTED} more" if len(entries) > _LISTED else ""
     return (separator.join(entries[:_LISTED]) + more) or "nothing"
-
-
-def save(folder: str | os.PathLike[str], weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> None:
-    """Write ``model.safetensors`` and ``config.json`` into a folder, which is made if needed."""
-    path = Path(folder)
-    path.mkdir(parents=True, exist_ok=True)
-    plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    metadata = {"format": "pt", _METADATA_KEY: json.dumps(config)}
-    safetensors.torch.save_file(plain, path / WEIGHTS_FILE, metadata=metadata)
-    (path / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
-
-
-def fingerprint(weights: Mapping[str, Tensor], config: Mapping[str, Any]) -> str:
-    """Hex sha256 over a configuration and every weight's name, dtype, shape and bytes."""
-    digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
-    for name in sorted(weights):
-        weight = weights[name].detach().cpu().contiguous()
-        digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}\n".encode())
-        digest.update(weight.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from s3gen import checkpoint
+from s3gen import checkpoint, fingerprint, saving
 from s3gen import noise as noises
 from s3gen.audio import PromptMel
 from s3gen.clips import Rate, Wav, one_each, places, stacked
@@ -26,6 +26,7 @@ from s3gen.config import RANDOM_MODELS, S3GenConfig
 from s3gen.constants import SAMPLE_RATE
 from s3gen.flow import Flow
 from s3gen.hearing import Hearing
+from s3gen.model_card import model_card
 from s3gen.precision import check_dtype
 from s3gen.ragged import on_device, pad_rows
 from s3gen.solver import Solver, chosen
@@ -39,13 +40,17 @@ from s3gen.warmup import warm_up
 from s3gen.weights import random_weights
 
 _FADE_SAMPLES = SAMPLE_RATE // 50  # 20 ms of silence, then 20 ms of raised cosine
-_VOICE_PARTS = ("tokenizer.", "speaker_encoder.")
 
 
 class S3GenModel(nn.Module):
-    """Tokenizer, speaker encoder, flow and vocoder. Inference only: no call builds an autograd graph."""
+    """Tokenizer, speaker encoder, flow and vocoder. Inference only: no call builds an autograd graph.
+
+    Attributes:
+        origin: what the weights were read from, in words; None when they were not.
+    """
 
     start_fade: Tensor
+    origin: str | None = None
 
     def __init__(self, config: S3GenConfig) -> None:
         super().__init__()
@@ -100,10 +105,13 @@ class S3GenModel(nn.Module):
             ValueError: several checkpoints, an unknown format, or weights that do not fit, listed.
         """
         if os.fspath(where) in RANDOM_MODELS:
-            return cls._random(RANDOM_MODELS[os.fspath(where)]()).to(device)
+            model = cls._random(RANDOM_MODELS[os.fspath(where)]())
+            model.origin = f"`{where}`: the weights are random, and what they make is noise"
+            return model.to(device)
         found = checkpoint.read(where, file=file, storage_options=storage_options)
         model = _on_meta(_config(found))
         checkpoint.assign(model, found.weights, source=found.source)
+        model.origin = found.origin
         return model.to(device)
 
     @classmethod
@@ -113,9 +121,20 @@ class S3GenModel(nn.Module):
         checkpoint.assign(model, weights, source="random weights")
         return model
 
-    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` (published names) into `folder`, made if needed."""
-        checkpoint.save(folder, checkpoint.published_weights(self), self.config.to_dict())
+    def save_pretrained(self, folder: str | os.PathLike[str], *, format: str = "huggingface") -> None:
+        """Write a checkpoint, and a model card unless there is an edited one; a folder is made if needed.
+
+        Args:
+            folder: a local one. It holds the whole checkpoint afterwards, or, cut short, none.
+            format: ``huggingface`` (``config.json``, ``model.safetensors``) or ``chatterbox`` (``s3gen.safetensors``;
+                ``s3gen_meanflow.safetensors``), the form that Chatterbox's own code loads.
+
+        Raises:
+            ValueError: `folder` is a file or holds a checkpoint of another name, or the format cannot say this model.
+        """
+        weights, config = checkpoint.published_weights(self), self.config.to_dict()
+        file, stored = saving.layout(format, weights, self.config, self.tokenizer.mel)
+        saving.save(folder, stored, config, card=model_card(weights, config, file=file, origin=self.origin), file=file)
 
     def prepare(self, *, dtype: str = "float32", compile: bool = False) -> S3GenModel:
         """Choose how the flow computes; the weights themselves, and what is saved of them, stay as they are.
@@ -150,13 +169,11 @@ class S3GenModel(nn.Module):
 
     def fingerprint(self) -> str:
         """Hex sha256 over the configuration and every weight."""
-        return checkpoint.fingerprint(checkpoint.published_weights(self), self.config.to_dict())
+        return fingerprint.fingerprint(checkpoint.published_weights(self), self.config.to_dict())
 
     def voice_fingerprint(self) -> str:
         """The same over what `embed_ref` uses: models that share it share their voices."""
-        weights = checkpoint.published_weights(self)
-        config = {name: value for name, value in self.config.to_dict().items() if _describes_voices(name)}
-        return checkpoint.fingerprint({k: v for k, v in weights.items() if k.startswith(_VOICE_PARTS)}, config)
+        return fingerprint.voice_fingerprint(checkpoint.published_weights(self), self.config.to_dict())
 
     @torch.no_grad()
     def tokenize(self, wav: Tensor | np.ndarray, sr: int) -> tuple[Tensor, Tensor]:
@@ -390,9 +407,3 @@ def _config(found: checkpoint.Checkpoint) -> S3GenConfig:
         return S3GenConfig.from_dict(found.config)
     # Single published files describe themselves by this one weight; all else has the published size.
     return S3GenConfig(meanflow="flow.decoder.estimator.time_embed_mixer.weight" in found.weights)
-
-
-def _describes_voices(name: str) -> bool:
-    return name.startswith(("tokenizer_", "speaker_")) or name in (
-        "sampling_rate", "mel_bins", "n_fft", "hop_length", "win_size", "fmin", "fmax"
-    )  # fmt: skip

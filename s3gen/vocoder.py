@@ -22,11 +22,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from s3gen import checkpoint, names
+from s3gen import checkpoint, names, saving
 from s3gen.compiled import Compiler
 from s3gen.config import RANDOM_MODELS, HiFTNetConfig, S3GenConfig
 from s3gen.f0 import F0Predictor
 from s3gen.interpolated_source import InterpolatedSource
+from s3gen.model_card import model_card
 from s3gen.precision import float32_products
 from s3gen.ragged import length_mask, zero_padding
 from s3gen.source import HarmonicSource
@@ -40,7 +41,13 @@ _MAX_MAGNITUDE = 1e2  # the reference clips the spectrum's magnitude here
 
 
 class HiFTNetModel(nn.Module):
-    """The vocoder: `f0` and `source` are its first two stages, `decode` the third, `inference` all of them."""
+    """The vocoder: `f0` and `source` are its first two stages, `decode` the third, `inference` all of them.
+
+    Attributes:
+        origin: what the weights were read from, in words; None when they were not.
+    """
+
+    origin: str | None = None
 
     def __init__(self, config: HiFTNetConfig) -> None:
         super().__init__()
@@ -80,6 +87,7 @@ class HiFTNetModel(nn.Module):
         with torch.device("meta"):
             model = cls(_vocoder_config(found.config))
         checkpoint.assign(model, weights, source=found.source, prefix=_PREFIX)
+        model.origin = found.origin
         return model.to(device)
 
     @classmethod
@@ -91,10 +99,16 @@ class HiFTNetModel(nn.Module):
         return model
 
     def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
-        """Write ``config.json`` and ``model.safetensors`` into `folder`, which is made if needed."""
+        """Write ``config.json``, ``model.safetensors`` and a card into a local folder, as `S3GenModel` does.
+
+        Raises:
+            ValueError: `folder` is a file or holds a checkpoint of another name.
+        """
         weights = checkpoint.published_weights(self, _PREFIX)
         plain = {name.removeprefix(_PREFIX): weight for name, weight in weights.items()}
-        checkpoint.save(folder, plain, self.config.to_dict())
+        config = self.config.to_dict()
+        card = model_card(plain, config, file=checkpoint.WEIGHTS_FILE, origin=self.origin)
+        saving.save(folder, plain, config, card=card)
 
     def prepare(self, *, tf32: bool, compiler: Compiler | None) -> None:
         """Choose how `decode` computes: its convolutions in TF32 on CUDA, its activations compiled."""

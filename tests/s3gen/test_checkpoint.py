@@ -103,7 +103,7 @@ def test_building_and_loading_leave_the_global_generator_alone():
 
 def test_a_saved_model_loads_as_it_was(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
-    assert sorted(os.listdir(tmp_path / "model")) == ["config.json", "model.safetensors"]
+    assert sorted(os.listdir(tmp_path / "model")) == ["README.md", "config.json", "model.safetensors"]
     again = S3GenModel.from_pretrained(tmp_path / "model")
     assert again.config == tiny_model.config
     assert again.fingerprint() == tiny_model.fingerprint()
