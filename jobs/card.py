@@ -6,7 +6,6 @@ It is meant to be published, so it names no paths. A card that somebody has edit
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 from collections.abc import Mapping
@@ -27,11 +26,10 @@ from jobs.storage import Folder
 from jobs.tally import Summary
 from jobs.urls import is_url
 from jobs.writers import FORMATS
+from s3gen.card_mark import CARD, is_unedited, marked
 from s3gen.constants import SAMPLE_RATE
 
-CARD = "README.md"
 SHOWN_VOICES = 100
-MARK = "<!-- Written by s3gen, which leaves an edited card alone. sha256 of what is above: {} -->\n"
 SIZES = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B", "1B<n<10B", "10B<n<100B")
 
 log = logging.getLogger(__name__)
@@ -50,7 +48,7 @@ def write_card(ledger: Ledger, summary: Summary) -> None:
     for frame in index_frames(ledger.folder, ("voice_id", "samples", "rms_db", "problems")):
         voices.add(frame)
     text = card(ledger.job, summary, voices, _made_with_other_seeds(ledger)).encode("utf-8", "backslashreplace")
-    ledger.folder.put(CARD, text + _mark(text))
+    ledger.folder.put(CARD, marked(text))
 
 
 def _made_with_other_seeds(ledger: Ledger) -> int:
@@ -67,15 +65,9 @@ def _made_with_other_seeds(ledger: Ledger) -> int:
 
 def _may_write(folder: Folder) -> bool:
     try:
-        there = folder.read(CARD)
+        return is_unedited(folder.read(CARD))
     except FileNotFoundError:
         return True
-    start = max(0, len(there) - len(_mark(b"")))
-    return there[start:] == _mark(there[:start])
-
-
-def _mark(text: bytes) -> bytes:
-    return MARK.format(hashlib.sha256(text).hexdigest()).encode()
 
 
 def card(job: Mapping[str, Any], summary: Summary, voices: Voices, reseeded: int = 0) -> str:

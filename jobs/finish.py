@@ -37,7 +37,7 @@ import numpy as np
 import pyarrow as pa
 
 from jobs import duplicates
-from jobs.card import CARD, write_card
+from jobs.card import write_card
 from jobs.duplicates import ENTRY, PLACE, Grouped, Slice
 from jobs.errors import StorageError, StorageUnknown
 from jobs.layout import DUPLICATES, FAILURES, FINISH, INDEX, finish_prefix
@@ -49,6 +49,7 @@ from jobs.storage import Folder
 from jobs.tables import remaining
 from jobs.tally import Summary, Tally
 from jobs.urls import Options
+from s3gen.card_mark import CARD
 
 SINGLE_FILE_ROWS = 10_000_000  # of an index that is one file
 

@@ -11,12 +11,13 @@ from unittest.mock import Mock
 import pytest
 import yaml
 
-from jobs.card import CARD, card, write_card
+from jobs.card import card, write_card
 from jobs.errors import InputError, StorageUnknown
 from jobs.finish import finalise
 from jobs.ledger import Ledger
 from jobs.report_numbers import Voices
 from jobs.tally import Summary
+from s3gen.card_mark import CARD
 from tests.jobs import made_job, shown_job
 
 
