@@ -9,10 +9,11 @@ if TYPE_CHECKING:
     from s3gen.config import HiFTNetConfig, S3GenConfig
     from s3gen.model import S3GenModel
     from s3gen.solver import Solver
+    from s3gen.splitting import Splitting
     from s3gen.vocoder import HiFTNetModel
     from s3gen.voice import Voice
 
-__all__ = ["HiFTNetConfig", "HiFTNetModel", "S3GenConfig", "S3GenModel", "Solver", "Voice"]
+__all__ = ["HiFTNetConfig", "HiFTNetModel", "S3GenConfig", "S3GenModel", "Solver", "Splitting", "Voice"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     "S3GenConfig": "s3gen.config",
     "S3GenModel": "s3gen.model",
     "Solver": "s3gen.solver",
+    "Splitting": "s3gen.splitting",
     "Voice": "s3gen.voice",
 }
 

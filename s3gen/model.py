@@ -23,7 +23,7 @@ from s3gen.audio import PromptMel
 from s3gen.clips import Rate, Wav, one_each, places, stacked
 from s3gen.compiled import Compiler
 from s3gen.config import RANDOM_MODELS, S3GenConfig
-from s3gen.constants import SAMPLE_RATE
+from s3gen.constants import FRAMES_PER_TOKEN, SAMPLE_RATE
 from s3gen.flow import Flow
 from s3gen.hearing import Hearing
 from s3gen.model_card import model_card
@@ -31,6 +31,7 @@ from s3gen.precision import check_dtype
 from s3gen.ragged import on_device, pad_rows
 from s3gen.solver import Solver, chosen
 from s3gen.speaker import SpeakerEncoder
+from s3gen.splitting import Splitting
 from s3gen.synthesis import Synthesis, Utterance
 from s3gen.tokenizer import SpeechTokenizer
 from s3gen.tokens import TokenRow, check_tokens, split_tokens
@@ -342,6 +343,8 @@ class S3GenModel(nn.Module):
         n_cfm_timesteps: int | None = None,
         solver: Solver | None = None,
         start_fade: bool = True,
+        splitting: Splitting | None = None,
+        starts: Sequence[int] | None = None,
     ) -> list[Tensor]:
         """A ragged batch: any mix of lengths and voices in one pass.
 
@@ -352,6 +355,9 @@ class S3GenModel(nn.Module):
             refs: B voices, of `embed_ref` or `Voice.from_ref`.
             seeds: B seeds; all 0 when None.
             n_cfm_timesteps, solver, start_fade: as for `inference`.
+            splitting: which rows are made in pieces; None: none, however long.
+            starts: for rows that are pieces of an utterance themselves, how many of its tokens come before each (B,).
+                Such a row has the noise of the utterance's frames from there on, and no start fade; all 0 when None.
 
         Returns:
             B waveforms at 24 kHz, 1-D, 960 samples per token, on the model's device.
@@ -365,15 +371,22 @@ class S3GenModel(nn.Module):
         if not len(tokens):
             return []
         solver, rows = self._solver(n_cfm_timesteps, solver), [check_tokens(row) for row in tokens]
-        utterances = self._utterances(rows, [Voice.from_ref(ref) for ref in refs], seeds)
-        mels = self.synthesis.mels(utterances, finalize=True, solver=solver)
-        return [wave for wave, _ in self.synthesis.waves(mels, utterances, start_fade=start_fade)]
+        utterances = self._utterances(rows, [Voice.from_ref(ref) for ref in refs], seeds, starts)
+        return self.synthesis.speak(utterances, solver=solver, start_fade=start_fade, splitting=splitting)
 
     def _utterances(
-        self, rows: Sequence[Tensor], voices: Sequence[Voice], seed: int | Sequence[int]
+        self,
+        rows: Sequence[Tensor],
+        voices: Sequence[Voice],
+        seed: int | Sequence[int],
+        starts: Sequence[int] | None = None,
     ) -> list[Utterance]:
         seeds = noises.per_row(seed, len(rows))
-        return [Utterance(*parts) for parts in zip(rows, voices, seeds, strict=True)]
+        starts = [0] * len(rows) if starts is None else starts
+        if len(starts) != len(rows) or min(starts) < 0:
+            raise ValueError(f"starts is {list(starts)}, but must have a number of tokens, 0 or more, for each row")
+        frames = [FRAMES_PER_TOKEN * start for start in starts]
+        return [Utterance(*parts) for parts in zip(rows, voices, seeds, frames, strict=True)]
 
     def _solver(self, steps: int | None, solver: Solver | None) -> Solver:
         """What `n_cfm_timesteps` and `solver` say, found possible for this model."""

@@ -8,18 +8,20 @@ Shape letters: B rows.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from s3gen import noise as noises
 from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS
+from s3gen.crossfade import join
 from s3gen.flow import Flow
 from s3gen.noise import Stream
 from s3gen.precision import float32_products
 from s3gen.ragged import group_size, on_device, pad_rows, plan_batches, rows_on_device
 from s3gen.solver import Solver
+from s3gen.splitting import Piece, Splitting, pieces
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import Voice
 
@@ -40,6 +42,11 @@ class Utterance:
     voice: Voice
     seed: int
     start: int = 0
+
+    def piece(self, part: Piece) -> Utterance:
+        """What is spoken for a piece of it."""
+        start = self.start + FRAMES_PER_TOKEN * part.start
+        return replace(self, tokens=self.tokens[part.start : part.end], start=start)
 
     @property
     def prompt_frames(self) -> int:
@@ -75,6 +82,15 @@ class Synthesis:
     def dtype(self) -> torch.dtype:
         """What they compute in, `Flow.dtype` aside."""
         return self.flow.mel_proj.weight.dtype
+
+    def speak(
+        self, utterances: Sequence[Utterance], *, solver: Solver, start_fade: bool, splitting: Splitting | None
+    ) -> list[Tensor]:
+        """The waves (samples,) of B rows; of those that are to be split their pieces are made, as rows like others."""
+        parts = [_parts(row, splitting) for row in utterances]
+        rows = [row.piece(part) for row, own in zip(utterances, parts, strict=True) for part in own]
+        waves = iter(self.waves(self.mels(rows, finalize=True, solver=solver), rows, start_fade=start_fade))
+        return [_whole(own, [next(waves)[0] for _ in own]) for own in parts]
 
     def mels(
         self, utterances: Sequence[Utterance], *, finalize: bool, solver: Solver, noise: Tensor | None = None
@@ -181,3 +197,12 @@ class Synthesis:
             )
         rows = noise.to(device=self.device, dtype=self.dtype).transpose(1, 2)
         return [row[:count] for row, count in zip(rows, frames, strict=True)]
+
+
+def _parts(row: Utterance, splitting: Splitting | None) -> list[Piece]:
+    cuts = [] if splitting is None else splitting.cuts(row.tokens.numpy())
+    return pieces(len(row.tokens), cuts)
+
+
+def _whole(parts: Sequence[Piece], waves: Sequence[Tensor]) -> Tensor:
+    return waves[0] if len(waves) == 1 else join(parts, waves)
