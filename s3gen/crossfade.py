@@ -30,19 +30,24 @@ def join(parts: Sequence[Piece], waves: Sequence[Tensor]) -> Tensor:
     Raises:
         ValueError: a wave of another length.
     """
+    return torch.cat(runs(parts, waves))
+
+
+def runs(parts: Sequence[Piece], waves: Sequence[Tensor]) -> list[Tensor]:
+    """What `join` puts one behind the other: by turns what is kept of a piece, and the fade into the next."""
     for part, wave in zip(parts, waves, strict=True):
         if len(wave) != (part.end - part.start) * SAMPLES_PER_TOKEN:
             raise ValueError(f"{len(wave)} samples for a piece of {part.end - part.start} tokens")
-    runs: list[Tensor] = []
+    found: list[Tensor] = []
     for place, (part, wave) in enumerate(zip(parts, waves, strict=True)):
         begin = 0
         if place:
             before = parts[place - 1], waves[place - 1]
-            runs.append(cross_fade(_around(*before, part.first), _around(part, wave, part.first)))
+            found.append(cross_fade(_around(*before, part.first), _around(part, wave, part.first)))
             begin = (part.first - part.start) * SAMPLES_PER_TOKEN + _HALF_FADE
         kept = (part.last - part.start) * SAMPLES_PER_TOKEN
-        runs.append(wave[begin : kept if place == len(parts) - 1 else kept - _HALF_FADE])
-    return torch.cat(runs)
+        found.append(wave[begin : kept if place == len(parts) - 1 else kept - _HALF_FADE])
+    return found
 
 
 def _around(part: Piece, wave: Tensor, cut: int) -> Tensor:
