@@ -40,7 +40,8 @@ from jobs.schedule import Schedule
 from jobs.session import connected, plan_share
 from jobs.storage import Folder
 from jobs.transfer import Fetch
-from jobs.voice_build import VoiceBuild, VoiceMaker
+from jobs.voice_build import VoiceBuild
+from jobs.voice_parts import VoiceMaker
 from jobs.voice_sources import Source
 from jobs.voices import VoiceTable
 from jobs.worker import Worker, fingerprints

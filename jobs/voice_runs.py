@@ -20,7 +20,8 @@ from jobs.session import connected, nodes, plan_share
 from jobs.stop import Stop
 from jobs.storage import Folder
 from jobs.urls import Options
-from jobs.voice_build import BuildReport, Part, PartReport, VoiceBuild, VoiceMaker
+from jobs.voice_build import BuildReport, VoiceBuild
+from jobs.voice_parts import Part, PartReport, VoiceMaker
 from jobs.voice_sources import find_sources
 from s3gen import S3GenModel
 
@@ -122,7 +123,7 @@ def _crew(order: VoicesOrder, build: VoiceBuild, parts: Sequence[Part]) -> Crew:
     """Workers on the connected Ray."""
     share = plan_share(order.workers, _gpu_share(order.workers), own=order.ray_address is None)
     recipe = Recipe(
-        make="jobs.voice_build:VoiceMaker.open",
+        make="jobs.voice_parts:VoiceMaker.open",
         arguments={
             "model": order.model,
             "model_file": order.model_file,

@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import soundfile
 
 from jobs.storage import Folder
-from jobs.voice_build import VoiceBuild, VoiceMaker
+from jobs.voice_build import VoiceBuild
+from jobs.voice_parts import VoiceMaker
 from jobs.voice_sources import Source
 from s3gen import S3GenModel
 from tests.conftest import speech_like

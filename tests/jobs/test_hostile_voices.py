@@ -23,7 +23,8 @@ from jobs import audiofile
 from jobs.audiofile import UnreadableAudio, read_audio
 from jobs.errors import InputError
 from jobs.storage import Folder
-from jobs.voice_build import BuildReport, VoiceBuild, VoiceMaker
+from jobs.voice_build import BuildReport, VoiceBuild
+from jobs.voice_parts import VoiceMaker
 from jobs.voice_sources import MAX_VOICE_ID_BYTES, find_sources
 from jobs.voices import METADATA_KEY, SCHEMA, VoiceTable
 from s3gen import S3GenModel

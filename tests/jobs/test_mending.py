@@ -10,7 +10,8 @@ import pytest
 from jobs import making
 from jobs.storage import Folder
 from jobs.verify import verify
-from jobs.voice_build import VoiceBuild, VoiceMaker
+from jobs.voice_build import VoiceBuild
+from jobs.voice_parts import VoiceMaker
 from jobs.voice_sources import Source
 from s3gen import S3GenModel
 from tests.jobs.command import cli

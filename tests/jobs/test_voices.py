@@ -13,10 +13,11 @@ import pytest
 import soundfile
 import torch
 
-from jobs import voice_build
+from jobs import voice_parts
 from jobs.errors import InputError
 from jobs.storage import Folder
-from jobs.voice_build import BuildReport, VoiceBuild, VoiceMaker
+from jobs.voice_build import BuildReport, VoiceBuild
+from jobs.voice_parts import VoiceMaker
 from jobs.voice_sources import find_sources
 from jobs.voices import ROW_GROUP_VOICES, VoiceTable
 from s3gen import S3GenModel, Voice
@@ -212,7 +213,7 @@ def test_groups_and_threads_change_order_or_bytes(
         _clip(
             tmp_path / "clips" / f"{name}.wav", float(rng.uniform(0.5, 1.2)), rate=(16_000, 24_000)[seed % 2], seed=seed
         )
-    monkeypatch.setattr("jobs.voice_build.GROUP_VOICES", 5)
+    monkeypatch.setattr("jobs.voice_parts.GROUP_VOICES", 5)
     first = tmp_path / "first.parquet"
     for out in (first, tmp_path / "second.parquet"):
         _build(tiny_model, tmp_path / "clips", out)
@@ -221,7 +222,7 @@ def test_groups_and_threads_change_order_or_bytes(
     assert table.column("voice_id").to_pylist() == names
     for name, digest in zip(names, table.column("source_digest").to_pylist(), strict=True):
         assert digest == hashlib.sha256((tmp_path / "clips" / f"{name}.wav").read_bytes()).hexdigest()
-    monkeypatch.setattr("jobs.voice_build.GROUP_VOICES", 64)
+    monkeypatch.setattr("jobs.voice_parts.GROUP_VOICES", 64)
     _build(tiny_model, tmp_path / "clips", tmp_path / "third.parquet")
     other = pq.read_table(tmp_path / "third.parquet")
     assert other.column("prompt_token").to_pylist() == table.column("prompt_token").to_pylist()
@@ -232,10 +233,10 @@ def test_clips_are_read_far_ahead_of_the_model(
 ) -> None:
     for seed in range(12):
         _clip(tmp_path / "clips" / f"{seed:02d}.wav", seed=seed)
-    monkeypatch.setattr("jobs.voice_build.GROUP_VOICES", 2)
-    read = voice_build._read_clip
+    monkeypatch.setattr("jobs.voice_parts.GROUP_VOICES", 2)
+    read = voice_parts._read_clip
     begun: list[str] = []
-    monkeypatch.setattr(voice_build, "_read_clip", lambda url, *rest: begun.append(url) or read(url, *rest))
+    monkeypatch.setattr(voice_parts, "_read_clip", lambda url, *rest: begun.append(url) or read(url, *rest))
 
     class Watching(CountingModel):
         def embed_refs(self, wavs: Sequence[np.ndarray], rates: Sequence[int]) -> list[dict[str, torch.Tensor]]:
@@ -251,7 +252,7 @@ def test_longer_clips_come_in_as_large_groups(
     tiny_model: S3GenModel, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = SmallModel(tiny_model, ValueError())
-    _build(model, clips, tmp_path / "v.parquet", max_seconds=voice_build.GROUP_SECONDS / 2)
+    _build(model, clips, tmp_path / "v.parquet", max_seconds=voice_parts.GROUP_SECONDS / 2)
     assert model.calls == [2, 2]
 
 
