@@ -14,9 +14,9 @@ import torch
 
 from jobs.batch import trouble_of
 from jobs.config import config_from
-from jobs.models import device_of, open_prepared
+from jobs.models import device_of, open_prepared, solver_of
 from jobs.urls import Options
-from s3gen import S3GenModel, Voice
+from s3gen import S3GenModel, Solver, Voice
 from s3gen.constants import FRAMES_PER_TOKEN, MEL_BINS, SPEAKER_DIM
 
 CPU_FRAMES = 8_192
@@ -125,11 +125,11 @@ class Calibrator:
     Args:
         model: prepared and on its device.
         meter: of that device.
-        steps: of the flow's solver; None for the model's own.
+        solver: of the flow; None for the model's own.
     """
 
-    def __init__(self, model: S3GenModel, meter: MemoryMeter, steps: int | None = None) -> None:
-        self._model, self._meter, self._steps = model, meter, steps
+    def __init__(self, model: S3GenModel, meter: MemoryMeter, solver: Solver | None = None) -> None:
+        self._model, self._meter, self._solver = model, meter, solver
 
     def run(self, task: object) -> Calibration:
         """Measures. The task says nothing: there is one."""
@@ -162,7 +162,7 @@ class Calibrator:
 
     def _make(self, rows: int) -> None:
         tokens = [torch.arange(SPEECH_TOKENS)] * rows
-        self._model.synthesize(tokens, [_voice()] * rows, list(range(rows)), n_cfm_timesteps=self._steps)
+        self._model.synthesize(tokens, [_voice()] * rows, list(range(rows)), solver=self._solver)
 
 
 def open_calibrator(*, config: Mapping[str, Any], options: Options, threads: int, gpus: float) -> Calibrator | Constant:
@@ -179,7 +179,7 @@ def open_calibrator(*, config: Mapping[str, Any], options: Options, threads: int
     job = config_from(config)
     if device_of(job.engine.device) == "cpu":
         return Constant()
-    return Calibrator(open_prepared(job, options, threads), CudaMeter(gpus), job.engine.n_cfm_timesteps)
+    return Calibrator(open_prepared(job, options, threads), CudaMeter(gpus), solver_of(job))
 
 
 def budget_of(peaks: Sequence[Peak], free: int) -> int:

@@ -130,7 +130,6 @@ def _origin(job: Mapping[str, Any], config: JobConfig, reseeded: int) -> str:
     model = config.model.rstrip("/").rpartition("/")[2] if own else config.model
     file = f", file {_escaped(config.model_file)}" if config.model_file else ""
     versions = ", ".join(f"{name} {version}" for name, version in job["versions"].items())
-    steps = "the model's own number of" if engine.n_cfm_timesteps is None else str(engine.n_cfm_timesteps)
     prompt = "whole prompts" if engine.prompt_seconds is None else f"prompts of {engine.prompt_seconds:g} s at most"
     again = f"; with another one, since they had failed with it: {some(reseeded, 'row')}" if reseeded else ""
     fade = "with a start fade of 40 ms" if config.start_fade else "without a start fade"
@@ -140,7 +139,7 @@ def _origin(job: Mapping[str, Any], config: JobConfig, reseeded: int) -> str:
         "language model or recordings, it does not know.\n\n"
         f"- model: {_escaped(model)}{file}; fingerprint `{prints['model']}`\n"
         f"- voice table: fingerprint `{prints['voices']}`\n"
-        f"- settings: {engine.dtype}, {steps} flow steps, {prompt}, {fade}\n"
+        f"- settings: {engine.dtype}, {engine.solved}, {prompt}, {fade}\n"
         f"- noise: decided by the row's seed, or by the seed {config.seed} of the job and the row's id{again}\n"
         f"- plan: digest `{job['plan']}`\n"
         f"- versions: {versions}"

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from jobs.errors import InputError
 from jobs.plain_yaml import MAX_BYTES, MAX_DEPTH, legible, parse_yaml, read_mapping, shown
@@ -50,6 +50,15 @@ def _folder(value: str) -> str:
     return value
 
 
+def _interval(value: Any) -> Any:
+    good = isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value)
+    if value is not None and not (good and 0 <= value[0] < value[1] <= 1):
+        raise ValueError(
+            f"{shown(value)} is refused: give two numbers from 0 to 1 that rise, such as [0, 0.6], or null"
+        )
+    return None if value is None else [float(each) for each in value]
+
+
 Text = Annotated[str, Field(max_length=4_096), AfterValidator(_without_nul)]
 Place = Annotated[Text, AfterValidator(_absolute)]
 ModelName = Annotated[Text, AfterValidator(_absolute_model)]  # random:tiny, a folder, a file, a URL, or a hub id
@@ -74,10 +83,25 @@ class EngineConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # "auto": a GPU where the worker has one, else the CPU
     # s3gen.precision.DTYPES, said again: reading a configuration does not wait for torch.
     dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"  # of the flow
-    n_cfm_timesteps: Count | None = None  # steps of the flow's solver; None: the model's own
+    # s3gen.solver.METHODS and what Solver says of the rest, said again for the same reason.
+    solver: Literal["euler", "midpoint", "heun"] = "euler"  # of the flow
+    n_cfm_timesteps: Count | None = None  # its steps; None: the model's own
+    guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None  # None: the model's own
+    # Times of the flow, from 0 to 1, between which there is guidance; None: all.
+    guidance_interval: Annotated[list[float] | None, BeforeValidator(_interval)] = None
     # Use the first seconds of a voice; None: all of it.
     prompt_seconds: Annotated[float, Field(gt=0, le=3_600, allow_inf_nan=False)] | None = None
     compile: bool = False  # torch.compile, and CUDA graphs on a GPU
+
+    @property
+    def solved(self) -> str:
+        """How the flow is, in words."""
+        steps = "the model's own number of" if self.n_cfm_timesteps is None else str(self.n_cfm_timesteps)
+        words = [f"{steps} flow steps" + ("" if self.solver == "euler" else f" by {self.solver}")]
+        words += [] if self.guidance is None else [f"guidance {self.guidance:g}"]
+        interval = self.guidance_interval
+        words += [] if interval is None else [f"guided from time {interval[0]:g} to {interval[1]:g}"]
+        return ", ".join(words)
 
 
 class ChecksConfig(_Section):

@@ -20,7 +20,7 @@ from jobs.pulse import Pulse
 from jobs.room import Room
 from jobs.schedule import BrokenWorker
 from jobs.transfer import Fetch
-from s3gen import S3GenModel
+from s3gen import S3GenModel, Solver
 
 IN_FLIGHT = 2  # batches that are queued on the device and not yet fetched
 
@@ -74,13 +74,13 @@ class Engine:
 
     Args:
         model: on its device.
-        steps: of the flow's solver; None for the model's own.
+        solver: of the flow.
         start_fade: as for `S3GenModel.synthesize`.
         pulse: moves on with each batch.
     """
 
-    def __init__(self, model: S3GenModel, *, steps: int | None, start_fade: bool, pulse: Pulse | None = None) -> None:
-        self._model, self._steps, self._start_fade = model, steps, start_fade
+    def __init__(self, model: S3GenModel, *, solver: Solver, start_fade: bool, pulse: Pulse | None = None) -> None:
+        self._model, self._solver, self._start_fade = model, solver, start_fade
         self._pulse = Pulse() if pulse is None else pulse
         self._room = Room()
         self._on_cuda = model.device.type == "cuda"
@@ -162,7 +162,7 @@ class Engine:
                 [torch.tensor(item.row.tokens) for item in batch],
                 [item.voice for item in batch],
                 [item.row.seed for item in batch],
-                n_cfm_timesteps=self._steps,
+                solver=self._solver,
                 start_fade=self._start_fade,
             )
             fetch = Fetch(waves, self._copies)

@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,14 +29,12 @@ from jobs.errors import InputError, JobError, StorageError
 from jobs.filesystems import READ_BLOCK
 from jobs.footer import Column, Footer, Group, footer_bytes
 from jobs.inputs import expand, open_input, stat_input
+from jobs.manifest_columns import check_columns, without_failure_columns
 from jobs.pages import MOST_VALUES, VALUES_PER_BYTE, fixed_bytes, rows_at_once
 from jobs.urls import Options, is_url
 
 SUFFIXES = (".parquet", ".parq", ".pq")  # of the files of a folder that are taken
-REQUIRED = ("id", "tokens", "voice_id")
-FORBIDDEN = ("audio", "samples", "duration", "shard", "row", "sha256")  # names that the output uses
 AUDIO_LEAVES = ("audio.bytes", "audio")  # where a file that is to become tokens has its recordings
-FAILURE_COLUMNS = {"error": pa.string(), "message": pa.string(), "manifest": pa.string(), "row": pa.int64()}
 
 MOST_READ = 2 << 30  # bytes of one shard's rows
 MOST_DECODED = 256 << 30  # bytes of a row group up to the last row that is wanted
@@ -284,9 +282,6 @@ def _batches(parquet: pq.ParquetFile, group: int, start: int, stop: int, at_once
     raise ValueError(f"it ends after {at} rows, {stop} of them are needed")
 
 
-# --- footers ----------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True, slots=True)
 class _Footer:
     file: ManifestFile
@@ -314,7 +309,7 @@ def _read_footer(url: str, options: Options | None) -> _Footer:
         raise InputError(f"{url}: not a Parquet file that can be read: {_reason(error)}") from None
     digest = hashlib.sha256(data).hexdigest()
     file = ManifestFile(url=url, rows=footer.rows, size=stat.size, etag=stat.etag, footer_digest=digest)
-    return _Footer(file, _without_failure_columns(columns), groups)
+    return _Footer(file, without_failure_columns(columns), groups)
 
 
 def described(url: str, local: Path) -> tuple[ManifestFile, RowGroups]:
@@ -359,38 +354,6 @@ def _size(group: Group, leaves: Sequence[int], audio: Sequence[int]) -> int:
     return sum(group.chunks[at].values for at in leaves) or sum(group.chunks[at].stored for at in audio)
 
 
-def _without_failure_columns(schema: pa.Schema) -> pa.Schema:
-    present = {name: schema.field(name).type for name in FAILURE_COLUMNS if schema.get_field_index(name) >= 0}
-    is_failures_table = len(present) == len(FAILURE_COLUMNS) and all(
-        is_text(kind) if name != "row" else pa.types.is_integer(kind) for name, kind in present.items()
-    )
-    return pa.schema([f for f in schema if f.name not in FAILURE_COLUMNS]) if is_failures_table else schema
-
-
-# --- columns ----------------------------------------------------------------------------------------------------------
-
-
-def check_columns(url: str, columns: pa.Schema) -> None:
-    """Whether a file has the columns of a manifest of tokens.
-
-    Raises:
-        InputError: it lacks one, has one twice, under a name that the output uses, or of a wrong type.
-    """
-    names = columns.names
-    doubled = sorted({name for name in names if names.count(name) > 1})
-    if doubled:
-        raise InputError(f"{url}: the column {doubled[0]!r} is there {names.count(doubled[0])} times")
-    missing = [name for name in REQUIRED if name not in names]
-    if missing:
-        raise InputError(f"{url}: no column {' and no column '.join(map(repr, missing))}; it has {', '.join(names)}")
-    forbidden = [name for name in FORBIDDEN if name in names]
-    if forbidden:
-        raise InputError(f"{url}: the column {forbidden[0]!r} has a name that the output uses; rename or drop it")
-    for name, (fits, wanted) in _TYPES.items():
-        if name in names and not fits(columns.field(name).type):
-            raise InputError(f"{url}: the column {name!r} is {columns.field(name).type}, it must be {wanted}")
-
-
 def _check_same(first: _Footer, other: _Footer) -> None:
     if first.schema.equals(other.schema):
         return
@@ -403,27 +366,3 @@ def _check_same(first: _Footer, other: _Footer) -> None:
                 f"{kinds[1]} in {other.file.url}"
             )
     # Same names and types in another order, or another nullability: reading by name takes care of it.
-
-
-def is_text(kind: pa.DataType) -> bool:
-    """Whether a column is of any kind of text."""
-    if pa.types.is_dictionary(kind):
-        return is_text(kind.value_type)
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def _is_token_list(kind: pa.DataType) -> bool:
-    lists = (pa.ListType, pa.LargeListType, pa.FixedSizeListType, pa.ListViewType, pa.LargeListViewType)
-    return isinstance(kind, lists) and pa.types.is_integer(kind.value_type)
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return pa.types.is_integer(kind) or pa.types.is_floating(kind)
-
-
-_TYPES: dict[str, tuple[Any, str]] = {
-    "id": (is_text, "text (string)"),
-    "voice_id": (is_text, "text (string)"),
-    "tokens": (_is_token_list, "a list of integers"),
-    "seed": (_is_number, "integers"),
-}

@@ -13,7 +13,7 @@ from jobs.faults import passes, translated
 from jobs.filesystems import fsspec_options
 from jobs.patience import PATIENT
 from jobs.urls import Options, is_url, store_of
-from s3gen import S3GenModel
+from s3gen import S3GenModel, Solver
 
 
 def open_model(where: str, file: str | None, device: str, options: Options | None) -> S3GenModel:
@@ -52,6 +52,30 @@ def open_prepared(config: JobConfig, options: Options | None, threads: int) -> S
     settle(threads)
     model = open_model(config.model, config.model_file, device_of(config.engine.device), options)
     return model.prepare(dtype=config.engine.dtype, compile=config.engine.compile)
+
+
+def solver_of(config: JobConfig) -> Solver:
+    """How the flow of a job is solved."""
+    engine = config.engine
+    first, last = engine.guidance_interval or (0.0, 1.0)
+    return Solver(
+        method=engine.solver,
+        steps=engine.n_cfm_timesteps,
+        guidance=engine.guidance,
+        guidance_interval=(first, last),
+    )
+
+
+def check_solver(model: S3GenModel, config: JobConfig) -> None:
+    """Returns when the job's model can be solved as the job says.
+
+    Raises:
+        InputError: it cannot.
+    """
+    try:
+        model.flow.course(solver_of(config))
+    except ValueError as error:
+        raise InputError(f"engine.solver, engine.guidance, engine.guidance_interval: {error}") from None
 
 
 def settle(threads: int) -> None:

@@ -11,7 +11,7 @@ import pandas as pd
 import yaml
 
 from jobs.checks import CHECKS
-from jobs.config import config_from
+from jobs.config import EngineConfig, config_from
 from jobs.reasons import REASONS
 from jobs.report_charts import Chart, histogram
 from jobs.report_failures import Example, Failures
@@ -332,7 +332,7 @@ def _made(material: Material) -> list[tuple[str, str]]:
     job, config = material.job, material.config
     engine, prints = config["engine"], job["fingerprints"]
     model = config["model"] + (f", file {config['model_file']}" if config["model_file"] else "")
-    steps = engine["n_cfm_timesteps"] or "the model's own"
+    solved = EngineConfig.model_validate(engine).solved
     prompt = "whole" if engine["prompt_seconds"] is None else f"the first {engine['prompt_seconds']:g} s"
     limit = f", the first {count(job['limit'])} rows of it" if job["limit"] else ""
     fade = "" if config["start_fade"] else ", no start fade"
@@ -343,7 +343,7 @@ def _made(material: Material) -> list[tuple[str, str]]:
         ("manifest", f"{config['manifest']}  ({rows})"),
         ("plan", f"{some(material.status.shards_total, 'shard')}  (digest {_digest(job['plan'])})"),
         ("stored as", f"{config['audio']} in {config['format']}, 24 kHz, mono, 16 bit; {size(material.stored_bytes)}"),
-        ("engine", f"{engine['dtype']}, flow steps: {steps}, prompt: {prompt}{fade}"),
+        ("engine", f"{engine['dtype']}, {solved}, prompt: {prompt}{fade}"),
         ("seed", f"{config['seed']}, with each row's id, where the manifest has no seeds"),
         ("versions", ", ".join(f"{name} {version}" for name, version in job["versions"].items())),
         ("tried again", f"{some(material.tried_again, 'failed row')} in {some(material.rounds, 'round')}"),

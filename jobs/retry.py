@@ -24,7 +24,8 @@ from jobs.errors import StorageError
 from jobs.isolation import MAX_GUILTY
 from jobs.layout import FAILURES, round_rows_name
 from jobs.ledger import Ledger
-from jobs.manifest import FAILURE_COLUMNS, Ints, RowGroups, described
+from jobs.manifest import Ints, RowGroups, described
+from jobs.manifest_columns import FAILURE_COLUMNS
 from jobs.parts import BATCH_ROWS, READ_GROUP_ROWS, write_table
 from jobs.plan import Plan, cuts
 from jobs.storage import Folder

@@ -21,7 +21,7 @@ from jobs.isolation import Case
 from jobs.ledger import Ledger, exists
 from jobs.making import Outcome, run, versions
 from jobs.manifest import Manifest
-from jobs.models import open_model
+from jobs.models import check_solver, open_model
 from jobs.placement import Share
 from jobs.plan import Plan, make_plan
 from jobs.retry import mendable
@@ -101,6 +101,7 @@ class Synthesis:
         voices = VoiceTable.open(config.voices, options)
         model = open_model(config.model, config.model_file, "cpu", options)
         voices.check_model(model.voice_fingerprint())
+        check_solver(model, config)
         frozen = {
             "config": config.frozen(),
             "fingerprints": fingerprints(model, voices),

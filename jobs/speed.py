@@ -19,7 +19,7 @@ from jobs.config import JobConfig
 from jobs.disk import SPEECH_FLAC_SHARE, wav_bytes
 from jobs.engine import Engine
 from jobs.errors import InputError, JobError
-from jobs.models import device_of, open_prepared
+from jobs.models import check_solver, device_of, open_prepared, solver_of
 from jobs.placement import Node, share_of
 from jobs.voices import VoiceTable
 from s3gen import S3GenModel
@@ -72,8 +72,9 @@ class Gauge:
 
     def __init__(self, model: S3GenModel, config: JobConfig, *, max_frames: int, device: str) -> None:
         self.max_frames, self.device = max_frames, device
-        self._engine = Engine(model, steps=config.engine.n_cfm_timesteps, start_fade=config.start_fade)
-        self._engine.call(lambda: model.warm_up(max_frames))
+        solver = solver_of(config)
+        self._engine = Engine(model, solver=solver, start_fade=config.start_fade)
+        self._engine.call(lambda: model.warm_up(max_frames, solver=solver))
 
     @classmethod
     def open(cls, config: JobConfig, voices: VoiceTable, max_frames: int) -> Gauge:
@@ -83,7 +84,8 @@ class Gauge:
             max_frames: the frame budget, where the configuration or the CPU decides.
 
         Raises:
-            InputError: no such model or device, another one than made the voices, or a job for the GPUs of a cluster.
+            InputError: no such model or device, another one than made the voices, a solver that it cannot have, or a job
+                for the GPUs of a cluster.
         """
         device = device_of(config.engine.device)
         if device == "cpu" and config.ray_address is not None and config.engine.device != "cpu":
@@ -97,10 +99,11 @@ class Gauge:
         log.info("loading %s", config.model)
         model = open_prepared(config, config.storage_options, threads)
         voices.check_model(model.voice_fingerprint())
+        check_solver(model, config)
         if device == "cpu":
             return cls(model, config, max_frames=max_frames, device=f"a CPU, threads: {threads}")
         if config.batch.max_frames == "auto":
-            found = Calibrator(model, CudaMeter(gpus), config.engine.n_cfm_timesteps).run(0)
+            found = Calibrator(model, CudaMeter(gpus), solver_of(config)).run(0)
             log.info("%s", found)
             max_frames = found.max_frames
         return cls(model, config, max_frames=max_frames, device=torch.cuda.get_device_name())

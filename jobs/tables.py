@@ -11,7 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.ipc as ipc
 
-from jobs.manifest import FAILURE_COLUMNS, Ints
+from jobs.manifest import Ints
+from jobs.manifest_columns import FAILURE_COLUMNS
 from jobs.plan import Plan
 from jobs.rows import Failure
 from jobs.writers import pick

@@ -12,7 +12,8 @@ import pyarrow.compute as pc
 from jobs.credentials import scrubbed
 from jobs.errors import InputError
 from jobs.lists import beside
-from jobs.manifest import FORBIDDEN, Ints, is_text
+from jobs.manifest import Ints
+from jobs.manifest_columns import FORBIDDEN, is_text
 from jobs.rows import texts
 from jobs.tables import failures_schema, renamed
 from jobs.tars import PLACE_COLUMNS, PROBLEM_COLUMN

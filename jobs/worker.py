@@ -25,7 +25,7 @@ from jobs.engine import Engine
 from jobs.isolation import Death, Range
 from jobs.ledger import Ledger
 from jobs.manifest import Ints
-from jobs.models import open_prepared
+from jobs.models import open_prepared, solver_of
 from jobs.padding import Padding, vocoded
 from jobs.publication import Made, Publication
 from jobs.pulse import Pulse
@@ -117,8 +117,8 @@ class Worker:
         self.tasks_at_once = 3 if model.device.type == "cuda" else 2
         self._config: JobConfig = config_from(ledger.job["config"])
         self.pulse = Pulse()
-        steps, start_fade = self._config.engine.n_cfm_timesteps, self._config.start_fade
-        self._engine = Engine(model, steps=steps, start_fade=start_fade, pulse=self.pulse)
+        self._solver = solver_of(self._config)
+        self._engine = Engine(model, solver=self._solver, start_fade=self._config.start_fade, pulse=self.pulse)
         self._encoders = Encoders(encoders, self._config)
         self._reading = threading.Lock()  # the voice table is one file and one cache
 
@@ -146,7 +146,7 @@ class Worker:
 
     def warm_up(self) -> None:
         """Does what the first batches would otherwise wait for, on the thread that will make them."""
-        self._engine.call(lambda: self._model.warm_up(self._max_frames))
+        self._engine.call(lambda: self._model.warm_up(self._max_frames, solver=self._solver))
 
     def run(self, order: Order | int) -> ShardReport:
         """Makes and commits one shard, or what else the order says. When it raises, nothing of the shard is visible.

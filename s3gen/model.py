@@ -8,6 +8,7 @@ Shape letters: B rows, N prompt and speech tokens joined, T frames of a row's pr
 
 from __future__ import annotations
 
+import functools
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -156,17 +157,18 @@ class S3GenModel(nn.Module):
         return self
 
     @torch.no_grad()
-    def warm_up(self, max_frames: int) -> None:
+    def warm_up(self, max_frames: int, *, solver: Solver | None = None) -> None:
         """Do what the first batches would otherwise wait for: kernels, memory and, if asked for, compilation.
 
         A batch of one row and one of the whole budget; nothing where there is nothing to wait for.
 
         Args:
             max_frames: the frame budget of the batches to come.
+            solver: of the flow in those.
         """
         if self.device.type == "cpu" and self.flow.compiler is None:
             return
-        warm_up(self.synthesize, self.config.speaker_embed_dim, max_frames)
+        warm_up(functools.partial(self.synthesize, solver=solver), self.config.speaker_embed_dim, max_frames)
 
     def fingerprint(self) -> str:
         """Hex sha256 over the configuration and every weight."""

@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 
 from jobs import tables, voices
-from jobs.manifest import FAILURE_COLUMNS, FORBIDDEN
+from jobs.manifest_columns import FAILURE_COLUMNS, FORBIDDEN
 from jobs.records import CommitRecord
 from s3gen import S3GenModel
 from tests.jobs.command import cli

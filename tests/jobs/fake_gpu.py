@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from jobs.budget import Calibrator
+from jobs.config import config_from
+from jobs.models import solver_of
 from s3gen import S3GenModel, Voice
 from s3gen.constants import FRAMES_PER_TOKEN
 
@@ -64,7 +66,7 @@ def open_calibrator(*, config: Mapping[str, Any], options: Mapping[str, Any], th
     torch.set_num_threads(threads)
     model = S3GenModel.from_pretrained(config["model"])
     gpu = FakeGpu(int(3_000 * 1_000 * gpus / 0.8), per_frame=1_000, model=model)
-    return Calibrator(gpu, gpu, config["engine"]["n_cfm_timesteps"])  # type: ignore[arg-type]
+    return Calibrator(gpu, gpu, solver_of(config_from(config)))  # type: ignore[arg-type]
 
 
 class Hopeless:

@@ -20,7 +20,7 @@ from jobs.budget import (
     open_calibrator,
 )
 from jobs.config import config_from
-from s3gen import S3GenModel
+from s3gen import S3GenModel, Solver
 from tests.jobs.fake_gpu import FakeGpu
 
 GB = 10**9
@@ -65,7 +65,7 @@ def test_calibration_of_the_real_model(tiny_model: S3GenModel, monkeypatch: pyte
     """All but the meter is as on a GPU."""
     monkeypatch.setattr("jobs.budget.TRIED_FRAMES", 512)
     gpu = FakeGpu(10_000_000, held=1_000_000, fixed=100_000, per_frame=500, model=tiny_model)
-    found = Calibrator(gpu, gpu, steps=1).run(0)  # type: ignore[arg-type]
+    found = Calibrator(gpu, gpu, Solver(steps=1)).run(0)  # type: ignore[arg-type]
     assert gpu.made == [LEAST_FRAMES, 512, 2_048]
     # 0.8 x 9,000,000 bytes less 100,000 hold 14,200 frames.
     assert (found.max_frames, found.free, found.total) == (8_192, 9_000_000, 10_000_000)

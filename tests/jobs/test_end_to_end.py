@@ -182,6 +182,7 @@ def test_a_finished_job_is_not_touched_again(awkward: tuple[Path, str, Result], 
     [
         ("seed=5", "seed: was 0, is 5"),
         ("engine.n_cfm_timesteps=2", "engine.n_cfm_timesteps: was null, is 2"),
+        ("engine.solver=heun", 'engine.solver: was "euler", is "heun"'),
         ("shard_rows=5", "shard_rows: was 4, is 5"),
         ("model=random:full", "model: was"),
         ("keep_inputs=false", "keep_inputs: was true, is false"),

@@ -17,7 +17,7 @@ from jobs.batch import Batch, Item, Trouble
 from jobs.engine import Engine
 from jobs.rows import Row
 from jobs.schedule import BrokenWorker
-from s3gen import Voice
+from s3gen import Solver, Voice
 
 SECONDS = 20  # that a test waits before it fails
 
@@ -85,7 +85,7 @@ class Delivered:
 
 
 def _engine(device: Device) -> Engine:
-    return Engine(device, steps=None, start_fade=True)  # type: ignore[arg-type]
+    return Engine(device, solver=Solver(), start_fade=True)  # type: ignore[arg-type]
 
 
 def _batch(*numbers: int) -> Batch:

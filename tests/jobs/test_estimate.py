@@ -216,7 +216,7 @@ class _Slow:
         self.now, self.broken, self.rows = 0.0, broken, list[int]()
         monkeypatch.setattr("jobs.speed.time.monotonic", lambda: self.now)
 
-    def warm_up(self, max_frames: int) -> None:
+    def warm_up(self, max_frames: int, **how: Any) -> None:
         self.now += 1_000
 
     def voice_fingerprint(self) -> str:

@@ -23,7 +23,7 @@ SECONDS = 1.0  # of this thread, whatever else the machine does
 MAX_MESSAGE = 1_000  # characters of a line: a value and a key are cut at 200 to 400 each
 TEXTS = ("model", "model_file", "manifest", "voices", "output", "ray_address")
 NUMBERS = ("shard_rows", "seed", "stall_seconds", "workers", "gpus_per_worker", "max_tokens", "batch.max_frames")
-NUMBERS += ("engine.n_cfm_timesteps", "engine.prompt_seconds", "checks.max_dc", "checks.max_click")
+NUMBERS += ("engine.n_cfm_timesteps", "engine.guidance", "engine.prompt_seconds", "checks.max_dc", "checks.max_click")
 
 SETTINGS = settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

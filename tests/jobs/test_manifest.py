@@ -15,7 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
-from jobs.manifest import FORBIDDEN, Manifest, Span
+from jobs.manifest import Manifest, Span
+from jobs.manifest_columns import FORBIDDEN
 from jobs.rows import check_rows, derived_seed
 from jobs.storage import Folder
 from jobs.tables import failures_schema, failures_table

@@ -13,7 +13,8 @@ import pytest
 from jobs.audio_inputs import find_audio
 from jobs.config import checked
 from jobs.errors import InputError
-from jobs.manifest import Manifest, check_columns
+from jobs.manifest import Manifest
+from jobs.manifest_columns import check_columns
 from jobs.tables import failures_schema, renamed
 from jobs.token_columns import TAKEN, Clip, TokenColumns, check_audio_columns
 from jobs.tokenize_config import TokenizeConfig

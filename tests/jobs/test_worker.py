@@ -36,7 +36,7 @@ from jobs.spool import Spool
 from jobs.storage import Folder
 from jobs.voices import VoiceTable
 from jobs.worker import Order, Worker, fingerprints
-from s3gen import S3GenModel
+from s3gen import S3GenModel, Solver
 from s3gen.constants import SAMPLES_PER_TOKEN
 from tests.jobs.inputs import good_rows, write_manifest
 
@@ -189,16 +189,21 @@ def test_the_same_shard_has_the_same_bytes_and_another_seed_has_not(
     assert contents[0] == contents[1] != contents[2]
 
 
-def test_prompt_seconds_reach_the_model(tiny_model: S3GenModel, table: Path, tmp_path: Path) -> None:
+def test_prompt_seconds_and_the_solver_do_not_reach_the_model(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path
+) -> None:
     prompts: list[int] = []
 
     class Listening(FaultyModel):
         def synthesize(self, tokens: Sequence[torch.Tensor], voices: Any, *args: Any, **kwargs: Any) -> Any:
             prompts.extend(len(voice.prompt_token) for voice in voices)
-            assert kwargs == {"n_cfm_timesteps": 3, "start_fade": False}
+            assert kwargs == {
+                "solver": Solver(method="heun", steps=3, guidance_interval=(0.0, 0.5)),
+                "start_fade": False,
+            }
             return super().synthesize(tokens)
 
-    engine = {"prompt_seconds": 0.2, "n_cfm_timesteps": 3}
+    engine = {"prompt_seconds": 0.2, "solver": "heun", "n_cfm_timesteps": 3, "guidance_interval": [0, 0.5]}
     ledger = _ledger(tiny_model, table, tmp_path, good_rows(6), engine=engine, start_fade=False)
     _run(ledger, Listening(tiny_model, lambda tokens, waves: None), table)
     assert prompts == [5] * 6

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch._dynamo.exc import InternalTorchDynamoError
 
-from s3gen import S3GenModel, attention, compiled, flow, lean
+from s3gen import S3GenModel, Solver, attention, compiled, flow, lean
 from s3gen.attention import variable_length
 from s3gen.compiled import MOST_GRAPHS, Compiler, Graphs
 from s3gen.packing import Packing
@@ -196,7 +196,7 @@ def test_no_memory_for_a_recording_is_no_reason_to_give_them_up(monkeypatch, rec
 def test_warming_up_runs_one_row_and_a_whole_budget(monkeypatch):
     model = S3GenModel.from_pretrained("random:tiny")
     seen = []
-    monkeypatch.setattr(model, "synthesize", lambda tokens, refs: seen.append((len(tokens), len(tokens[0]))))
+    monkeypatch.setattr(model, "synthesize", lambda tokens, refs, **how: seen.append((len(tokens), len(tokens[0]))))
     model.warm_up(8192)
     assert seen == []  # nothing to wait for
     model.flow.compiler = Compiler()
@@ -211,8 +211,8 @@ def test_warming_up_can_really_be_synthesised(monkeypatch):
     monkeypatch.setattr(torch, "compile", lambda function: function)
     model = S3GenModel.from_pretrained("random:tiny").prepare(compile=True)
     made, synthesize = [], model.synthesize
-    monkeypatch.setattr(model, "synthesize", lambda tokens, refs: made.append(synthesize(tokens, refs)))
-    model.warm_up(1024)
+    monkeypatch.setattr(model, "synthesize", lambda tokens, refs, **how: made.append(synthesize(tokens, refs, **how)))
+    model.warm_up(1024, solver=Solver(steps=1, guidance=0.0))
     assert [len(waves) for waves in made] == [1, 2]
 
 
