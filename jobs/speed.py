@@ -84,8 +84,8 @@ class Gauge:
             max_frames: the frame budget, where the configuration or the CPU decides.
 
         Raises:
-            InputError: no such model or device, another one than made the voices, a solver that it cannot have, or a job
-                for the GPUs of a cluster.
+            InputError: no such model or device, another model than made the voices, a solver that it cannot have, or a
+                job for the GPUs of a cluster.
         """
         device = device_of(config.engine.device)
         if device == "cpu" and config.ray_address is not None and config.engine.device != "cpu":

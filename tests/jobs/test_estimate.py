@@ -27,6 +27,7 @@ from jobs.voices import VoiceTable
 from jobs.writers import FORMATS
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLES_PER_TOKEN
+from s3gen.flow import Flow
 from tests.jobs.command import cli
 from tests.jobs.inputs import good_rows, write_config, write_manifest
 
@@ -219,6 +220,10 @@ class _Slow:
     def warm_up(self, max_frames: int, **how: Any) -> None:
         self.now += 1_000
 
+    @property
+    def flow(self) -> Flow:
+        return S3GenModel.from_pretrained("random:tiny").flow
+
     def voice_fingerprint(self) -> str:
         return S3GenModel.from_pretrained("random:tiny").voice_fingerprint()
 
@@ -297,7 +302,7 @@ def test_calibration_takes_a_batch_size_that_the_job_will_not_have(
     shares: list[float] = []
 
     class Calibrator:
-        def __init__(self, model: object, meter: object, steps: int | None) -> None:
+        def __init__(self, model: object, meter: object, solver: object) -> None:
             pass
 
         def run(self, task: object) -> Calibration:
