@@ -13,8 +13,8 @@ from jobs.plan import Plan
 from jobs.storage import Folder
 from jobs.trial import trial_output
 from jobs.urls import is_url
-from s3gen.checkpoint import is_hub_id
 from s3gen.config import RANDOM_MODELS
+from s3gen.location import is_hub_id
 
 KIND = "synth"
 

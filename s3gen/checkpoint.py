@@ -4,7 +4,7 @@ Whatever the format, `read` returns weights under their published names (see `na
 buffers dropped; `assign` gives them to a model and refuses anything missing or left over. Nothing here unpickles code.
 
 Formats: Chatterbox (``s3gen.safetensors``, ``s3gen.pt``), Chatterbox Turbo (``s3gen_meanflow.safetensors``), the
-published Hugging Face layout (``config.json`` and ``model.safetensors``).
+published Hugging Face layout (``config.json`` and ``model.safetensors``), CosyVoice2's folder (see `s3gen.cosyvoice`).
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -24,13 +24,14 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from s3gen import names
+from s3gen import cosyvoice, names
+from s3gen.location import Folder, Remote, is_hub_id, locate
+from s3gen.onnx_layers import Layer, read_layers
 
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 KNOWN_FILES = (WEIGHTS_FILE, "s3gen.safetensors", "s3gen.pt", "s3gen_meanflow.safetensors")
 CONFIG_KEY = "s3gen_config"  # lets a single file of another size than the published one describe itself
-_HUB_ID = re.compile(r"^[\w.-]+/[\w.-]+$")
 _PLAIN_NAME = re.compile(r"[\w.-]+")  # stands in Markdown for itself
 # (magnitude, direction) of weight norm in torch's two forms.
 _WEIGHT_NORM = (
@@ -64,18 +65,24 @@ def read(
 
     Args:
         where: a folder, a file, an fsspec URL of either (fsspec must be installed), or a hub id.
-        file: which file, when the folder holds several.
+        file: which file, when the folder holds several; ``flow.pt`` for CosyVoice2's folder, ``hift.pt`` for its
+            vocoder alone.
         storage_options: fsspec's options for a URL.
 
     Raises:
-        FileNotFoundError: nothing is there, or no file of a known name.
+        FileNotFoundError: nothing is there, no file of a known name, or not all of CosyVoice2's.
+        ImportError: CosyVoice2's folder, and onnx is not installed; or a URL, and fsspec is not.
         ValueError: several files, an unknown format, or a file that cannot be read as what it claims to be.
     """
-    place = _locate(str(where), file, dict(storage_options or {}))
+    place = locate(str(where), _wanted(file), alternatives=file is None, options=storage_options)
     name = _choose(place, file)
-    weights, metadata = _parse(name, place)
-    config = _json(place, metadata.get(CONFIG_KEY), name)
-    found = _canonical(weights)
+    config: dict[str, Any] | None
+    if name in (cosyvoice.FLOW_FILE, cosyvoice.VOCODER_FILE):
+        found, config = _cosyvoice(name, place)
+    else:
+        weights, metadata = _parse(name, place)
+        config = _json(place, metadata.get(CONFIG_KEY), name)
+        found = _canonical(weights)
     origin = _origin(name, found)
     if is_hub_id(str(where)) and not Path(where).exists():
         origin += f" of `{where}`"
@@ -85,140 +92,25 @@ def read(
 def present(files: Iterable[str]) -> list[str]:
     """The checkpoints that a folder with files of these names holds, each by the name that `file=` chooses it by."""
     there = set(files)
-    return [name for name in KNOWN_FILES if name in there]
+    return [name for name in (*KNOWN_FILES, cosyvoice.FLOW_FILE) if name in there]
+
+
+def _wanted(file: str | None) -> list[str]:
+    """The files that a checkpoint may be made of."""
+    if file is None:
+        return [CONFIG_FILE, *KNOWN_FILES, *cosyvoice.FILES]
+    return [CONFIG_FILE, *(cosyvoice.FILES if file == cosyvoice.FLOW_FILE else [file])]
 
 
 def _origin(name: str, weights: Mapping[str, Tensor]) -> str:
+    if name in cosyvoice.FILES:
+        return f"CosyVoice2, `{name}`"
     turbo = "flow.decoder.estimator.time_embed_mixer.weight" in weights
     layout = "Hugging Face layout" if name == WEIGHTS_FILE else "Chatterbox Turbo" if turbo else "Chatterbox"
     return f"{layout}, `{name}`" if _PLAIN_NAME.fullmatch(name) else layout
 
 
-@dataclass(frozen=True, slots=True)
-class _Folder:
-    """A local folder that checkpoints are read from."""
-
-    path: Path
-    only: str | None = None  # the file that was asked for by its path
-
-    def names(self) -> list[str]:
-        return [self.only] if self.only else sorted(entry.name for entry in self.path.iterdir() if entry.is_file())
-
-    def has(self, name: str) -> bool:
-        return (self.path / name).is_file()
-
-    def read(self, name: str) -> bytes:
-        return (self.path / name).read_bytes()
-
-    def describe(self, name: str = "") -> str:
-        return str(self.path / name)
-
-
-@dataclass(frozen=True, slots=True)
-class _Remote:
-    """The same for a folder behind an fsspec URL."""
-
-    filesystem: Any
-    path: str
-    url: str
-    only: str | None = None
-
-    def names(self) -> list[str]:
-        if self.only:
-            return [self.only]
-        return sorted(PurePosixPath(entry).name for entry in self.filesystem.ls(self.path, detail=False))
-
-    def has(self, name: str) -> bool:
-        return _kind(self.filesystem, f"{self.path}/{name}") == "file"
-
-    def read(self, name: str) -> bytes:
-        return bytes(self.filesystem.cat_file(f"{self.path}/{name}"))
-
-    def describe(self, name: str = "") -> str:
-        return f"{self.url.rstrip('/')}/{name}" if name else self.url
-
-
-def is_hub_id(where: str) -> bool:
-    """Whether a text has the form ``owner/name``; there may be no such repository."""
-    return _HUB_ID.match(where) is not None and not where.startswith(".")
-
-
-def _locate(where: str, file: str | None, options: dict[str, Any]) -> _Folder | _Remote:
-    if "://" in where:
-        return _locate_remote(where, options)
-    path = Path(where).expanduser()
-    if path.is_dir():
-        return _Folder(path)
-    if path.is_file():
-        return _Folder(path.parent, only=path.name)
-    if is_hub_id(where):
-        return _Folder(_download(where, file))
-    raise FileNotFoundError(
-        f"no checkpoint at {where!r}: not a file or folder here, and not of the form of a hub id (owner/name), "
-        "a URL (s3://...), 'random:tiny' or 'random:full'"
-    )
-
-
-def _locate_remote(url: str, options: dict[str, Any]) -> _Remote:
-    try:
-        import fsspec
-    except ImportError as error:
-        raise ImportError(f"reading {url!r} needs fsspec: pip install fsspec (and s3fs for s3://)") from error
-    filesystem, path = fsspec.core.url_to_fs(url, **options)
-    path = path.rstrip("/")
-    kind = _kind(filesystem, path)
-    if kind == "file":
-        parent, _, name = path.rpartition("/")
-        return _Remote(filesystem, parent, url.rstrip("/").rpartition("/")[0], only=name)
-    if kind != "directory":
-        raise FileNotFoundError(f"no checkpoint at {url!r}: no such file or folder")
-    return _Remote(filesystem, path, url)
-
-
-def _kind(filesystem: Any, path: str) -> str | None:
-    """ "file", "directory", or None where there is nothing; fsspec's own questions answer no to any error, too."""
-    try:
-        return str(filesystem.info(path)["type"])
-    except FileNotFoundError:
-        return None
-
-
-def _download(hub_id: str, file: str | None) -> Path:
-    """The hub's files of a checkpoint in its local cache: fetched when they are not there, offline when they are."""
-    import huggingface_hub
-    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
-
-    wanted = [CONFIG_FILE, *([file] if file else KNOWN_FILES)]
-    try:
-        if file is None:
-            wanted = _preferred(huggingface_hub.list_repo_files(hub_id), wanted)
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted))
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise FileNotFoundError(f"the hub has no readable repository {hub_id!r}: {error}") from error
-    except Exception as error:  # without a network, the client raises whatever its transport does
-        return _cached(hub_id, wanted, error)
-
-
-def _preferred(published: Iterable[str], wanted: list[str]) -> list[str]:
-    """Of one checkpoint published in both forms, the safetensors: publishers keep the other for old readers."""
-    there = set(published)
-    return [name for name in wanted if not (name.endswith(".pt") and name.replace(".pt", ".safetensors") in there)]
-
-
-def _cached(hub_id: str, wanted: list[str], error: Exception) -> Path:
-    import huggingface_hub
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    try:
-        return Path(huggingface_hub.snapshot_download(hub_id, allow_patterns=wanted, local_files_only=True))
-    except LocalEntryNotFoundError:
-        raise FileNotFoundError(
-            f"no checkpoint {hub_id!r}: there is no such file or folder here, it is not in the hub's local cache, "
-            f"and the hub could not be reached ({type(error).__name__}: {error})"
-        ) from error
-
-
-def _choose(place: _Folder | _Remote, file: str | None) -> str:
+def _choose(place: Folder | Remote, file: str | None) -> str:
     if file is not None:
         if PurePosixPath(file).name != file or not place.has(file):
             raise FileNotFoundError(f"no file {file!r} in {place.describe()}; there are: {_list(place.names())}")
@@ -229,8 +121,8 @@ def _choose(place: _Folder | _Remote, file: str | None) -> str:
     known = present(names_there)
     if not known:
         raise FileNotFoundError(
-            f"no checkpoint in {place.describe()}: expected one of {', '.join(KNOWN_FILES)}; "
-            f"there are: {_list(names_there)}"
+            f"no checkpoint in {place.describe()}: expected one of {', '.join(KNOWN_FILES)}, or all of "
+            f"{', '.join(cosyvoice.FILES)}; there are: {_list(names_there)}"
         )
     if len(known) > 1:
         raise ValueError(
@@ -240,7 +132,38 @@ def _choose(place: _Folder | _Remote, file: str | None) -> str:
     return known[0]
 
 
-def _parse(name: str, place: _Folder | _Remote) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _cosyvoice(name: str, place: Folder | Remote) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """CosyVoice2's folder, or its vocoder alone: weights and configuration."""
+    if name == cosyvoice.VOCODER_FILE:
+        vocoder = _canonical(cosyvoice.vocoder_weights(_parse_torch(name, place, aside=cosyvoice.TRAINING_COUNTERS)))
+        return vocoder, cosyvoice.vocoder_config(vocoder)
+    if missing := [file for file in cosyvoice.FILES if not place.has(file)]:
+        raise FileNotFoundError(
+            f"{place.describe()} holds no whole checkpoint of CosyVoice2: {', '.join(missing)} missing, "
+            f"of {', '.join(cosyvoice.FILES)}"
+        )
+    flow, vocoder = (
+        _parse_torch(file, place, aside=cosyvoice.TRAINING_COUNTERS)
+        for file in (cosyvoice.FLOW_FILE, cosyvoice.VOCODER_FILE)
+    )
+    weights = cosyvoice.flow_weights(flow) | cosyvoice.vocoder_weights(vocoder)
+    for file, named in (
+        (cosyvoice.SPEAKER_FILE, cosyvoice.speaker_weights),
+        (cosyvoice.TOKENIZER_FILE, cosyvoice.tokenizer_weights),
+    ):
+        weights |= named(_layers(file, place), place.describe(file))
+    found = _canonical(weights)
+    try:
+        return found, cosyvoice.model_config(found)
+    except ValueError as error:
+        raise ValueError(f"{place.describe()} cannot be read as a model of CosyVoice2: {error}") from error
+
+
+def _layers(name: str, place: Folder | Remote) -> list[Layer]:
+    return read_layers(place.read(name), source=place.describe(name), beside=place.read)
+
+
+def _parse(name: str, place: Folder | Remote) -> tuple[dict[str, Tensor], dict[str, str]]:
     if name.endswith(".safetensors"):
         return _parse_safetensors(name, place)
     if name.endswith((".pt", ".pth", ".bin")):
@@ -248,9 +171,9 @@ def _parse(name: str, place: _Folder | _Remote) -> tuple[dict[str, Tensor], dict
     raise ValueError(f"{place.describe(name)} is no checkpoint that can be read: expected .safetensors or .pt")
 
 
-def _parse_safetensors(name: str, place: _Folder | _Remote) -> tuple[dict[str, Tensor], dict[str, str]]:
+def _parse_safetensors(name: str, place: Folder | Remote) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
-        if isinstance(place, _Folder):
+        if isinstance(place, Folder):
             with safetensors.safe_open(place.path / name, framework="pt") as opened:
                 return {key: opened.get_tensor(key) for key in opened.keys()}, opened.metadata() or {}  # noqa: SIM118
         data = place.read(name)
@@ -262,9 +185,10 @@ def _parse_safetensors(name: str, place: _Folder | _Remote) -> tuple[dict[str, T
         raise ValueError(f"{place.describe(name)} is no readable safetensors file: {reason}") from error
 
 
-def _parse_torch(name: str, place: _Folder | _Remote) -> dict[str, Tensor]:
+def _parse_torch(name: str, place: Folder | Remote, aside: Collection[str] = ()) -> dict[str, Tensor]:
+    """A state dictionary; numbers under the names `aside` are left out."""
     try:
-        source = place.path / name if isinstance(place, _Folder) else io.BytesIO(place.read(name))
+        source = place.path / name if isinstance(place, Folder) else io.BytesIO(place.read(name))
         _refuse_packed(source)
         state = torch.load(source, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged or hostile file can make the reader raise anything
@@ -273,6 +197,8 @@ def _parse_torch(name: str, place: _Folder | _Remote) -> dict[str, Tensor]:
             f"{place.describe(name)} cannot be read as plain weights ({reason}). Files that hold "
             "pickled code are refused; convert it to safetensors with the tool that wrote it"
         ) from error
+    if isinstance(state, Mapping):
+        state = {key: value for key, value in state.items() if not (key in aside and isinstance(value, int))}
     if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"{place.describe(name)} is not a state dictionary: its values must all be tensors")
     if strange := [str(key) for key, value in state.items() if not isinstance(key, str) or not _is_whole(value)]:
@@ -300,7 +226,7 @@ def _is_whole(value: Tensor) -> bool:
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
-def _json(place: _Folder | _Remote, embedded: str | None, name: str) -> dict[str, Any] | None:
+def _json(place: Folder | Remote, embedded: str | None, name: str) -> dict[str, Any] | None:
     if embedded is None and (name != WEIGHTS_FILE or not place.has(CONFIG_FILE)):
         return None
     where = place.describe(CONFIG_FILE if embedded is None else name)
