@@ -41,7 +41,7 @@ def write_card(ledger: Ledger, summary: Summary) -> None:
     Raises:
         StorageError: a table is gone or damaged, or the card cannot be written.
     """
-    if not _may_write(ledger.folder):
+    if not may_write(ledger.folder):
         log.info("%s is not as s3gen wrote it, and is left as it is", ledger.folder.path(CARD))
         return
     voices = Voices()
@@ -63,7 +63,8 @@ def _made_with_other_seeds(ledger: Ledger) -> int:
     return len(reseeded) - failed
 
 
-def _may_write(folder: Folder) -> bool:
+def may_write(folder: Folder) -> bool:
+    """Whether a folder has no card, or one that nobody has edited."""
     try:
         return is_unedited(folder.read(CARD))
     except FileNotFoundError:

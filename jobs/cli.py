@@ -24,6 +24,7 @@ COMMANDS = (
     "resume",
     "verify",
     "report",
+    "convert",
     "completion",
 )
 
