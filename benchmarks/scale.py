@@ -348,6 +348,7 @@ def _row_id(number: int) -> str:
 def _index_part(ids: list[str], shard: str) -> bytes:
     values: dict[str, Callable[[pa.DataType], pa.Array]] = {
         "id": lambda kind: pa.array(ids, kind),
+        "cuts": lambda kind: pa.array([[]] * len(ids), kind),
         "shard": lambda kind: pa.array([shard] * len(ids), kind),
         "row": lambda kind: pa.array(range(len(ids)), kind),
         "sha256": lambda kind: pa.array([hashlib.sha256(text.encode()).hexdigest() for text in ids], kind),

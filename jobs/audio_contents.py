@@ -86,7 +86,12 @@ class AudioContents:
             return
         if ids_digest(table["id"]) != record.ids:
             yield Finding("ids", where, "the ids that were committed are not those of the manifest's rows")
-        rows, unusable = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
+        rows, unusable = check_rows(
+            table,
+            job_seed=self._config.seed,
+            max_tokens=self._config.max_tokens,
+            splitting=self._config.splitting,
+        )
         yield from _match_rows(where, rows, unusable, failed, index)
 
 
@@ -160,7 +165,7 @@ def _match_rows(
             yield Finding("row_missing", where, f"{failure.id!r} ({failure.error}) is not in the failures")
     made = {row.id: row for row in rows if row.position not in known}
     seen: Counter[str] = Counter()
-    for entry in index.select(["id", "voice_id", "samples"]).to_pylist():
+    for entry in index.select(["id", "voice_id", "samples", "cuts"]).to_pylist():
         seen[entry["id"]] += 1
         row = made.get(entry["id"])
         if row is None:
@@ -170,6 +175,8 @@ def _match_rows(
         elif entry["samples"] != SAMPLES_PER_TOKEN * len(row.tokens):
             wanted = SAMPLES_PER_TOKEN * len(row.tokens)
             yield Finding("length", where, f"{row.id!r} has {entry['samples']} samples, its tokens make {wanted}")
+        elif entry["cuts"] != list(row.cuts):
+            yield Finding("index", where, f"{row.id!r} was cut at {entry['cuts']}, the job cuts it at {list(row.cuts)}")
     for row_id in made:
         if not seen[row_id]:
             yield Finding("row_missing", where, f"{row_id!r} was neither made nor failed")

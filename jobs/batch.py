@@ -1,30 +1,56 @@
-"""A batch: rows with their voices; and what can be wrong with one, as the failures table says it."""
+"""A batch: rows with their voices, or pieces of them; and what can be wrong with one, as the failures table says it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from jobs.audiofile import Samples
+from jobs.manifest import Ints
 from jobs.rows import Failure, Row
 from jobs.schedule import BrokenWorker
 from s3gen.constants import FRAMES_PER_TOKEN, SAMPLE_RATE, SAMPLES_PER_TOKEN
+from s3gen.splitting import Piece, pieces
 from s3gen.voice import Voice
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A row with its voice."""
+    """A row with its voice.
+
+    Attributes:
+        piece: what is made of the row; None: all of it.
+    """
 
     row: Row
     voice: Voice
+    piece: Piece | None = None
+
+    @property
+    def tokens(self) -> Ints:
+        """(L,) what is spoken."""
+        return self.row.tokens if self.piece is None else self.row.tokens[self.piece.start : self.piece.end]
+
+    @property
+    def start(self) -> int:
+        """How many of the row's tokens come before."""
+        return 0 if self.piece is None else self.piece.start
 
     @property
     def frames(self) -> int:
         """What it takes of a batch's budget."""
-        return FRAMES_PER_TOKEN * (len(self.voice.prompt_token) + len(self.row.tokens))
+        return FRAMES_PER_TOKEN * (len(self.voice.prompt_token) + len(self.tokens))
+
+    def pieces(self) -> Iterator[Item]:
+        """The pieces that the row is cut into, or the row."""
+        if not self.row.cuts:
+            yield self
+            return
+        for piece in pieces(len(self.row.tokens), self.row.cuts):
+            yield replace(self, piece=piece)
 
 
 Batch = list[Item]
@@ -49,11 +75,19 @@ def halves(batch: Batch) -> list[Batch]:
     return [batch[:middle], batch[middle:]]
 
 
-def fault(row: Row, samples: Samples) -> Trouble | None:
-    """What makes a wave unfit whatever the configuration says."""
-    expected = SAMPLES_PER_TOKEN * len(row.tokens)
-    if len(samples) != expected:
-        return Trouble("wrong_length", f"{len(samples)} samples for {len(row.tokens)} tokens, not {expected}")
+def misfit(tokens: int, samples: Samples) -> Trouble | None:
+    """What is wrong with the length of a wave of so many tokens."""
+    expected = SAMPLES_PER_TOKEN * tokens
+    if len(samples) == expected:
+        return None
+    return Trouble("wrong_length", f"{len(samples)} samples for {tokens} tokens, not {expected}")
+
+
+def fault(tokens: int, samples: Samples) -> Trouble | None:
+    """What makes a wave of so many tokens unfit whatever the configuration says."""
+    trouble = misfit(tokens, samples)
+    if trouble is not None:
+        return trouble
     bad = np.flatnonzero(~np.isfinite(samples))
     if len(bad):
         return Trouble("not_finite", f"{len(bad)} samples are not finite, the first at {bad[0] / SAMPLE_RATE:.3f} s")

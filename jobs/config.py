@@ -11,12 +11,23 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from jobs.errors import InputError
 from jobs.plain_yaml import MAX_BYTES, MAX_DEPTH, legible, parse_yaml, read_mapping, shown
 from jobs.refusals import SECRET_KEYS, explain, refuse_unbuilt, refuse_unknown_keys
 from jobs.urls import absolute_url, is_url
+from s3gen.constants import SILENCE_TOKEN, VOCAB_SIZE
+from s3gen.splitting import Splitting
 
 
 def _without_nul(value: str) -> str:
@@ -64,6 +75,7 @@ Place = Annotated[Text, AfterValidator(_absolute)]
 ModelName = Annotated[Text, AfterValidator(_absolute_model)]  # random:tiny, a folder, a file, a URL, or a hub id
 Count = Annotated[int, Field(ge=1, le=10**9)]
 Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Token = Annotated[int, Field(ge=0, lt=VOCAB_SIZE)]
 
 
 class _Section(BaseModel):
@@ -161,11 +173,27 @@ class JobConfig(RunConfig):
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 0
     start_fade: bool = True
     max_tokens: Count = 1_500
+    on_long: Literal["fail_row", "split"] = "fail_row"  # of rows with more
+    silence_tokens: list[Token] = Field(default=[SILENCE_TOKEN])  # where such rows are best cut
     on_bad_audio: Literal["keep", "fail_row"] = "keep"
     keep_inputs: bool = False
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()
     checks: ChecksConfig = ChecksConfig()
+
+    @field_validator("on_long")
+    @classmethod
+    def _leaves_room_for_pieces(cls, value: str, info: ValidationInfo) -> str:
+        if value == "split" and "max_tokens" in info.data:
+            Splitting(max_tokens=info.data["max_tokens"])
+        return value
+
+    @property
+    def splitting(self) -> Splitting | None:
+        """How rows that are too long are cut; None where they fail."""
+        if self.on_long == "fail_row":
+            return None
+        return Splitting(max_tokens=self.max_tokens, silence_tokens=tuple(self.silence_tokens))
 
 
 def load_config(

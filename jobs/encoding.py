@@ -8,13 +8,14 @@ from __future__ import annotations
 import hashlib
 import queue
 import threading
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from jobs.audiofile import Samples, encode
 from jobs.batch import Batch, Item, Trouble, fault
 from jobs.checks import explain, measure, problems
 from jobs.config import JobConfig
+from jobs.pieces import Pieces
 from jobs.rows import Row
 from jobs.spool import Encoded
 
@@ -40,16 +41,26 @@ class Encoders:
         self._config = config
         self.room = threading.Semaphore(BATCHES)
 
-    def submit(self, row: Row, made: Samples | Trouble) -> Future[Encoded | Trouble]:
-        """A clip, or what is wrong with its wave, or why there is none."""
+    def submit(self, row: Row, made: Samples | Callable[[], Samples] | Trouble) -> Future[Encoded | Trouble]:
+        """A clip, or what is wrong with its wave, or why there is none.
+
+        Args:
+            made: the wave, what fetches it, or why there is none.
+        """
         return self._pool.submit(_encoded, row, made, self._config)
 
 
 class Intake:
-    """The clips of one shard: waves go in on the engine's thread, files come out on the shard's own, in that order."""
+    """The clips of one shard: waves go in on the engine's thread, files come out on the shard's own, in that order.
 
-    def __init__(self, encoders: Encoders) -> None:
-        self._encoders = encoders
+    A row that was cut comes out with the batch that has the last of its pieces, or the first that failed.
+
+    Args:
+        pieces: of such rows, as empty as the intake.
+    """
+
+    def __init__(self, encoders: Encoders, pieces: Pieces) -> None:
+        self._encoders, self._pieces = encoders, pieces
         self._queue: queue.SimpleQueue[_Results | None] = queue.SimpleQueue()
         self._abandoned = False
 
@@ -65,7 +76,11 @@ class Intake:
         if self._abandoned:
             self._encoders.room.release()
             raise Abandoned
-        self._queue.put([(item, self._encoders.submit(item.row, each)) for item, each in rows])
+        self._queue.put([(item, clip) for item, each in rows if (clip := self._submit(item, each)) is not None])
+
+    def _submit(self, item: Item, made: Samples | Trouble) -> Future[Encoded | Trouble] | None:
+        whole = made if item.piece is None else self._pieces.add(item, item.piece, made)
+        return None if whole is None else self._encoders.submit(item.row, whole)
 
     def end(self) -> None:
         """Says that no more batches come. Without it, `clips` waits for ever."""
@@ -99,16 +114,17 @@ class Intake:
         return results
 
 
-def _encoded(row: Row, made: Samples | Trouble, config: JobConfig) -> Encoded | Trouble:
+def _encoded(row: Row, made: Samples | Callable[[], Samples] | Trouble, config: JobConfig) -> Encoded | Trouble:
     if isinstance(made, Trouble):
         return made
-    trouble = fault(row, made)
+    wave = made() if callable(made) else made
+    trouble = fault(len(row.tokens), wave)
     if trouble is not None:
         return trouble
-    measures = measure(made)
+    measures = measure(wave)
     found = problems(measures, config.checks)
     if found and config.on_bad_audio == "fail_row":
         return Trouble("bad_audio", explain(measures, config.checks))
-    data = encode(made, config.audio)
+    data = encode(wave, config.audio)
     sha256 = hashlib.sha256(data).hexdigest()
-    return Encoded(samples=len(made), data=data, sha256=sha256, measures=measures, problems=tuple(found))
+    return Encoded(samples=len(wave), data=data, sha256=sha256, measures=measures, problems=tuple(found))

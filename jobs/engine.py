@@ -159,11 +159,12 @@ class Engine:
     def _queue(self, order: _Order, batch: Batch) -> Trouble | None:
         try:
             waves = self._model.synthesize(
-                [torch.tensor(item.row.tokens) for item in batch],
+                [torch.tensor(item.tokens) for item in batch],
                 [item.voice for item in batch],
                 [item.row.seed for item in batch],
                 solver=self._solver,
                 start_fade=self._start_fade,
+                starts=[item.start for item in batch],
             )
             fetch = Fetch(waves, self._copies)
         except Exception as error:

@@ -31,6 +31,7 @@ class Estimate:
         voices: in the voice table.
         sampled_voices: of the table, that the sample uses.
         row_seconds: the shortest, the median and the longest row of the sample; empty without a row that can be made.
+        sampled_cut: rows of the sample that will be made in pieces, since they have more than max_tokens.
         sampled_failures: rows of the sample that will fail, by code.
         examples: of each of these codes, a row and what is wrong with it.
         batches: of the sample.
@@ -54,6 +55,7 @@ class Estimate:
     sampled_rows: int
     sampled_voices: int
     row_seconds: tuple[float, ...]
+    sampled_cut: int
     sampled_failures: dict[str, int]
     examples: dict[str, str]
     batches: int
@@ -113,6 +115,7 @@ def _of_sample(sample: Sample) -> dict[str, Any]:
         "sampled_rows": sample.rows,
         "sampled_voices": len(sample.voices),
         "row_seconds": _spread(sample.lengths),
+        "sampled_cut": sample.cut,
         "sampled_failures": dict(sorted(sample.failures.items())),
         "examples": sample.examples,
         "batches": sample.batches,

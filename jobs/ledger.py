@@ -50,7 +50,7 @@ from jobs.storage import Folder
 from jobs.tables import Tables
 from jobs.tally import Summary, summed
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 
 class Ledger(Commits):

@@ -120,6 +120,7 @@ def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str) -> pa.Table:
             "sha256": [clip.sha256 for clip in clips],
             **{name: [getattr(clip.measures, name) for clip in clips] for name in RANGES},
             "problems": [",".join(clip.problems) for clip in clips],
+            "cuts": [row.cuts for row in rows],
         },
         schema=INDEX_SCHEMA,
     )

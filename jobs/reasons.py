@@ -35,7 +35,7 @@ REASONS: Mapping[str, Reason] = {
     "empty_tokens": Reason("There are no tokens but start and stop.", CORRECT),
     "token_out_of_range": Reason(f"A token is not {KNOWN_TOKENS}.", CORRECT),
     "too_long": Reason(
-        "There are more tokens than max_tokens.", "Cut these rows, or raise max_tokens for them.", ALONE
+        "There are more tokens than max_tokens.", "For these rows say on_long: split, or raise max_tokens.", ALONE
     ),
     "bad_seed": Reason("The seed is not a whole number, or a float above 2^53.", CORRECT),
     "duplicate_id": Reason("An earlier row of the shard has this id.", "Give every row an id of its own."),

@@ -149,6 +149,7 @@ _PLAIN = {
     "float_type": "give a number",
     "bool_type": "give true or false",
     "string_type": "give a text (in quotes, if it looks like something else)",
+    "list_type": "give a list, such as [1, 2]",
     "dict_type": "give keys and values, or the path of a YAML or JSON file with them",
     "model_type": "give keys and values below it",
     "model_attributes_type": "give keys and values below it",

@@ -14,9 +14,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from jobs.manifest import Ints
-from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
+from s3gen.constants import START_TOKEN, STOP_TOKEN, TOKEN_RATE, VOCAB_SIZE
+from s3gen.splitting import Splitting
 
 EXACT_FLOAT = 2**53  # whole numbers up to here are exact in float64
+MOST_TOKENS = 3_600 * TOKEN_RATE  # of a row that is cut: an hour, whose wave has to be in memory
 KNOWN_TOKENS = f"one of 0 to {VOCAB_SIZE - 1}, nor start or stop"
 
 
@@ -30,6 +32,7 @@ class Row:
     tokens: Ints  # (L,) 0..6560, without the language model's start and stop
     seed: int  # -2**63 .. 2**64 - 1
     reseeded: bool = False  # it is not its own, nor that which follows from its id
+    cuts: tuple[int, ...] = ()  # of the tokens, ascending: it is made in so many pieces and one
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +47,12 @@ class Failure:
 
 
 def check_rows(
-    table: pa.Table, *, job_seed: int, max_tokens: int, reseeded: Ints | None = None
+    table: pa.Table,
+    *,
+    job_seed: int,
+    max_tokens: int,
+    splitting: Splitting | None = None,
+    reseeded: Ints | None = None,
 ) -> tuple[list[Row], list[Failure]]:
     """Sorts the rows of a shard into those that can be synthesised and those that cannot.
 
@@ -56,6 +64,7 @@ def check_rows(
     A row without a seed gets ``int.from_bytes(sha256(f"{job_seed}:{id}" in UTF-8).digest()[:8], "big")``.
 
     Args:
+        splitting: cuts rows that are longer than its own limit, and none is too long below an hour; None: nothing is.
         reseeded: (rows,) of each row the round that gave it another seed, which goes before its own; 0: none did.
 
     Raises:
@@ -64,7 +73,7 @@ def check_rows(
     ids, voices = texts(table["id"]), texts(table["voice_id"])
     tokens = _Tokens.of(table["tokens"])
     seeds = _seeds(table["seed"]) if "seed" in table.column_names else [None] * table.num_rows
-    problems = tokens.problems(max_tokens)
+    problems = tokens.problems(max_tokens, splitting)
     rounds = [0] * table.num_rows if reseeded is None else reseeded.tolist()
     bits = _seed_bits(table["seed"].type) if "seed" in table.column_names else 64
     rows: list[Row] = []
@@ -89,7 +98,9 @@ def check_rows(
         chosen = seed if isinstance(seed, int) else derived_seed(job_seed, row_id)
         if rounds[position]:
             chosen = derived_seed(job_seed, row_id, rounds[position]) >> (64 - bits)
-        rows.append(Row(position, row_id, voice_id, tokens.of_row(position), chosen, rounds[position] > 0))
+        own = tokens.of_row(position)
+        cuts = () if splitting is None else tuple(splitting.cuts(own))
+        rows.append(Row(position, row_id, voice_id, own, chosen, rounds[position] > 0, cuts))
     return rows, failures
 
 
@@ -193,12 +204,15 @@ class _Tokens:
     def of_row(self, row: int) -> Ints:
         return self.kept[self.kept_starts[row] : self.kept_starts[row + 1]]
 
-    def problems(self, max_tokens: int) -> dict[int, _Problem]:
+    def problems(self, max_tokens: int, splitting: Splitting | None) -> dict[int, _Problem]:
         """By row, the first that applies."""
         found: dict[int, _Problem] = {}
         counts = np.diff(self.kept_starts)
-        for row in np.flatnonzero(counts > max_tokens).tolist():
-            found[row] = _Problem("too_long", f"{counts[row]} tokens, more than max_tokens, {max_tokens}")
+        most, limit = max_tokens, f"max_tokens, {max_tokens}"
+        if splitting is not None:
+            most, limit = MOST_TOKENS, f"an hour, {MOST_TOKENS}, the most that is made in pieces"
+        for row in np.flatnonzero(counts > most).tolist():
+            found[row] = _Problem("too_long", f"{counts[row]} tokens, more than {limit}")
         for row in np.flatnonzero(counts == 0).tolist():
             inside = int(self.starts[row + 1] - self.starts[row])
             message = "no tokens but start and stop" if inside else "no tokens"

@@ -35,6 +35,7 @@ class Sample:
     Attributes:
         rows: of the manifest, those that will fail included.
         lengths: tokens of each row that can be made.
+        cut: how many of these are made in pieces.
         failures: rows that will fail, by code.
         examples: of each code, a row and its message.
         voices: ids of the voices that are used and there.
@@ -51,7 +52,7 @@ class Sample:
         self._max_frames, self._keep = max_frames, keep
         self._random = random.Random(0)  # noqa: S311
         self._kept: list[Batch] = []
-        self.rows = self.batches = self.frames = self.prompt_frames = self.column_bytes = 0
+        self.rows = self.cut = self.batches = self.frames = self.prompt_frames = self.column_bytes = 0
         self.lengths: list[int] = []
         self.failures: Counter[str] = Counter()
         self.examples: dict[str, str] = {}
@@ -81,9 +82,12 @@ class Sample:
         table = self._plan.manifest.read(shard.spans, self._config.storage_options)
         self.rows += shard.rows
         self.column_bytes += _kept_columns(table, keep_inputs=self._config.keep_inputs).nbytes
-        items = list(self._good(table))
-        if not items:
+        rows = list(self._good(table))
+        if not rows:
             return
+        self.lengths += [len(item.tokens) for item in rows]
+        self.cut += sum(bool(item.row.cuts) for item in rows)
+        items = [piece for item in rows for piece in item.pieces()]
         batches = [[items[n] for n in each] for each in plan_batches([item.frames for item in items], self._max_frames)]
         for batch in batches:
             self._count(batch)
@@ -93,7 +97,12 @@ class Sample:
 
     def _good(self, table: pa.Table) -> Iterator[Item]:
         """Rows that can be made, with their voices; takes note of the others."""
-        rows, failures = check_rows(table, job_seed=self._config.seed, max_tokens=self._config.max_tokens)
+        rows, failures = check_rows(
+            table,
+            job_seed=self._config.seed,
+            max_tokens=self._config.max_tokens,
+            splitting=self._config.splitting,
+        )
         voices = self._table.get_many(row.voice_id for row in rows)
         self.voices |= voices.keys()
         seconds = self._config.engine.prompt_seconds
@@ -104,9 +113,8 @@ class Sample:
         return (Item(row, cut[row.voice_id]) for row in rows if row.voice_id in voices)
 
     def _count(self, batch: Batch) -> None:
-        spoken = [len(item.row.tokens) for item in batch]
+        spoken = [len(item.tokens) for item in batch]
         prompts = [len(item.voice.prompt_token) for item in batch]
-        self.lengths += spoken
         self.frames += sum(item.frames for item in batch)
         self.prompt_frames += FRAMES_PER_TOKEN * sum(prompts)
         gaps = GAP * len(batch)

@@ -178,7 +178,7 @@ class _Made:
             self.batches += 1
             self.rows += len(batch)
             self.frames += sum(item.frames for item in batch)
-            good = [wave for item, wave in zip(batch, result, strict=True) if fault(item.row, wave) is None]
+            good = [wave for item, wave in zip(batch, result, strict=True) if fault(len(item.tokens), wave) is None]
             # Copies: the waves of a batch are one buffer.
             self.clips += [wave.copy() for wave in good[: KEPT_CLIPS - len(self.clips)]]
         if self.seconds >= self.limit:

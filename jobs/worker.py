@@ -27,6 +27,7 @@ from jobs.ledger import Ledger
 from jobs.manifest import Ints
 from jobs.models import open_prepared, solver_of
 from jobs.padding import Padding, vocoded
+from jobs.pieces import Pieces
 from jobs.publication import Made, Publication
 from jobs.pulse import Pulse
 from jobs.records import ShardReport, ids_digest
@@ -159,7 +160,8 @@ class Worker:
         stages.ended("read")
         with tempfile.TemporaryDirectory(prefix="s3gen-") as folder, tempfile.TemporaryFile() as file:
             spool = Spool(file)
-            batches = _batches(work.items, order.max_frames or self._max_frames)
+            pieces = [piece for item in work.items for piece in item.pieces()]
+            batches = _batches(pieces, order.max_frames or self._max_frames)
             failures = [*work.failures, *self._synthesize(batches, spool)]
             rows = [item.row for item in work.items if item.row.position in spool.clips]
             stages.ended("make")
@@ -190,6 +192,7 @@ class Worker:
                 table,
                 job_seed=self._config.seed,
                 max_tokens=self._config.max_tokens,
+                splitting=self._config.splitting,
                 reseeded=self._ledger.plan.reseeded_by(planned),
             )
             failures += [_guilty(row, order.guilty[row.position]) for row in rows if row.position in order.guilty]
@@ -214,23 +217,24 @@ class Worker:
         """Of the vocoder. A batch that had to be halved counts as it was planned."""
         sums = Padding()
         for batch in batches:
-            sums.add(vocoded([len(item.row.tokens) for item in batch], self._model.device.type))
+            sums.add(vocoded([len(item.tokens) for item in batch], self._model.device.type))
         return sums
 
     def _synthesize(self, batches: Sequence[Batch], spool: Spool) -> list[Failure]:
         """Fills the spool; returns the rows that could not be made."""
         failures: list[Failure] = []
-        intake = Intake(self._encoders)
-        order = self._engine.make(batches, intake.put)
-        order.add_done_callback(lambda _: intake.end())
-        with contextlib.closing(intake.clips()) as clips:
-            for item, clip in clips:
-                if isinstance(clip, Trouble):
-                    failures.append(clip.of(item.row))
-                else:
-                    spool.keep(item.row.position, clip)
-                self.pulse.beat()
-        order.result()
+        with tempfile.TemporaryFile() as file:
+            intake = Intake(self._encoders, Pieces(file))
+            order = self._engine.make(batches, intake.put)
+            order.add_done_callback(lambda _: intake.end())
+            with contextlib.closing(intake.clips()) as clips:
+                for item, clip in clips:
+                    if isinstance(clip, Trouble):
+                        failures.append(clip.of(item.row))
+                    else:
+                        spool.keep(item.row.position, clip)
+                    self.pulse.beat()
+            order.result()
         return failures
 
 

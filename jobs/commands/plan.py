@@ -105,6 +105,8 @@ def _print_estimate(found: Estimate) -> None:
             "  (assumed: with batch.max_frames auto the job finds its number when it begins, from its GPU's memory)"
         )
     click.echo(f"prompts: {found.prompt_share:.0%} of the flow's work (engine.prompt_seconds shortens them)")
+    if found.sampled_cut:
+        click.echo(f"rows {'' if exact else 'of the sample '}that will be cut into pieces: {found.sampled_cut}")
     if found.sampled_failures:
         click.echo(f"rows {'' if exact else 'of the sample '}that will fail: {sum(found.sampled_failures.values())}")
         for code, count in sorted(found.sampled_failures.items(), key=lambda item: -item[1]):

@@ -171,6 +171,7 @@ def _index(rows: Sequence[Row], waves: Sequence[Samples], clips: Sequence[bytes]
             "sha256": [hashlib.sha256(clip).hexdigest() for clip in clips],
             **{name: [getattr(each, name) for each in measures] for name in RANGES},
             "problems": [""] * len(rows),
+            "cuts": [row.cuts for row in rows],
         },
         schema=INDEX_SCHEMA,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from jobs.batch import Batch, Item, Trouble
 from jobs.checks import measure
 from jobs.config import JobConfig, config_from
 from jobs.encoding import BATCHES, Abandoned, Encoders, Intake
+from jobs.pieces import Pieces
 from jobs.rows import Row
 from jobs.spool import Encoded
 from s3gen import Voice
@@ -29,6 +31,11 @@ SECONDS = 20  # that a test waits before it fails
 def _config(**changes: Any) -> JobConfig:
     paths = {"model": "random:tiny", "manifest": "m", "voices": "v", "output": "o"}
     return config_from({**paths, "audio": "wav", **changes})
+
+
+def _intake(encoders: Encoders) -> Intake:
+    """Of rows that are not cut: the file stays empty."""
+    return Intake(encoders, Pieces(io.BytesIO()))
 
 
 def _batch(*numbers: int) -> tuple[Batch, list[Samples]]:
@@ -66,7 +73,7 @@ def test_clips_come_out_in_the_order_of_their_batches_whichever_is_encoded_first
 ) -> None:
     last = threading.Event()
     _slow(monkeypatch, lambda number: last.set() if number == 3 else number == 0 and last.wait(SECONDS))
-    intake = Intake(Encoders(2, _config()))
+    intake = _intake(Encoders(2, _config()))
     _put(maker, intake, _batch(0, 1), _batch(2, 3))
     clips = [(item.row.position, clip) for item, clip in intake.clips()]
     assert last.is_set()
@@ -81,7 +88,7 @@ def test_clips_come_out_in_the_order_of_their_batches_whichever_is_encoded_first
 def test_a_slow_encoder_holds_the_maker_back(monkeypatch: pytest.MonkeyPatch, maker: ThreadPoolExecutor) -> None:
     go = threading.Event()
     _slow(monkeypatch, lambda number: go.wait(SECONDS))
-    intake = Intake(Encoders(1, _config()))
+    intake = _intake(Encoders(1, _config()))
     puts = _put(maker, intake, *(_batch(number) for number in range(BATCHES + 2)))
     puts[BATCHES - 1].result(SECONDS)
     with pytest.raises(TimeoutError):
@@ -97,14 +104,14 @@ def test_a_slow_encoder_holds_the_maker_back(monkeypatch: pytest.MonkeyPatch, ma
 
 def test_a_shard_that_fails_leaves_its_room_to_the_next_one(maker: ThreadPoolExecutor) -> None:
     encoders = Encoders(1, _config())
-    failed = Intake(encoders)
+    failed = _intake(encoders)
     puts = _put(maker, failed, *(_batch(number) for number in range(6)))
     clips = failed.clips()
     next(clips)
     clips.close()
     with pytest.raises(Abandoned):
         puts[-1].result(SECONDS)
-    intake = Intake(encoders)
+    intake = _intake(encoders)
     _put(maker, intake, *(_batch(number) for number in range(6)))
     assert [item.row.position for item, _ in intake.clips()] == list(range(6))
 
@@ -118,17 +125,17 @@ def test_an_error_of_the_encoder_comes_out_and_takes_no_room_along(
 
     _slow(monkeypatch, fail)
     encoders = Encoders(1, _config())
-    failed = Intake(encoders)
+    failed = _intake(encoders)
     _put(maker, failed, _batch(0, 1, 2), _batch(3), _batch(4))
     with pytest.raises(RuntimeError, match="out of sorts"):
         list(failed.clips())
-    intake = Intake(encoders)
+    intake = _intake(encoders)
     _put(maker, intake, *(_batch(number) for number in range(2, 6)))
     assert len(list(intake.clips())) == 4
 
 
 def test_rows_that_could_not_be_made_keep_their_place(maker: ThreadPoolExecutor) -> None:
-    intake = Intake(Encoders(1, _config()))
+    intake = _intake(Encoders(1, _config()))
     trouble = Trouble("out_of_memory", "too long")
     items, waves = _batch(0)
     maker.submit(intake.put, items, waves)
@@ -142,7 +149,7 @@ def test_rows_that_could_not_be_made_keep_their_place(maker: ThreadPoolExecutor)
 
 @pytest.mark.parametrize("choice", ["keep", "fail_row"])
 def test_a_suspect_wave_becomes_of_another_fate_than_the_job_chose(maker: ThreadPoolExecutor, choice: str) -> None:
-    intake = Intake(Encoders(1, _config(on_bad_audio=choice)))
+    intake = _intake(Encoders(1, _config(on_bad_audio=choice)))
     items, waves = _batch(1, 2)
     waves[0][:] = 0
     waves[1][:] = np.hanning(len(waves[1])) / 4 * np.resize([1, -1], len(waves[1]))
@@ -159,7 +166,7 @@ def test_a_suspect_wave_becomes_of_another_fate_than_the_job_chose(maker: Thread
 
 @pytest.mark.parametrize("choice", ["keep", "fail_row"])
 def test_a_wave_that_is_none_is_measured(maker: ThreadPoolExecutor, choice: str) -> None:
-    intake = Intake(Encoders(1, _config(on_bad_audio=choice)))
+    intake = _intake(Encoders(1, _config(on_bad_audio=choice)))
     items, waves = _batch(1, 2)
     waves[0][3] = np.nan
     _put(maker, intake, (items, [waves[0], waves[1][:-1]]))

@@ -311,7 +311,8 @@ def small(ledger: Ledger, shard: int, row_id: str) -> tuple[Attempt, CommitRecor
     made = shard not in FAILED
     schema = INDEX_SCHEMA if made else failures_schema(ledger.plan.manifest.columns)
     values = {"id": row_id, "voice_id": "v", "shard": attempt.audio_name("parquet"), "row": 0 if made else shard}
-    values |= {"error": "null_id", "tokens": [1], "samples": 960, "manifest": ledger.plan.manifest.files[0].url}
+    values |= {"error": "null_id", "manifest": ledger.plan.manifest.files[0].url}
+    values |= {"tokens": [1], "samples": 960, "cuts": []}
     row = {field.name: values.get(field.name, "" if pa.types.is_string(field.type) else 0) for field in schema}
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([row], schema=schema), buffer)

@@ -200,6 +200,7 @@ def test_prompt_seconds_and_the_solver_do_not_reach_the_model(
             assert kwargs == {
                 "solver": Solver(method="heun", steps=3, guidance_interval=(0.0, 0.5)),
                 "start_fade": False,
+                "starts": [0] * len(tokens),
             }
             return super().synthesize(tokens)
 
