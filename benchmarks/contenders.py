@@ -18,7 +18,7 @@ from benchmarks.machine import forget_peak, peak_bytes
 from benchmarks.roofline import wait_for
 from benchmarks.utterances import Utterance
 from parity.exchange import Plan, reference_command, reference_environment
-from s3gen import S3GenModel
+from s3gen import S3GenModel, Solver
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -33,8 +33,15 @@ class Cost:
 class Ours:
     """This package's model on batches of utterances, one after another, the waves brought to the host."""
 
-    def __init__(self, model: S3GenModel, utterances: list[Utterance], batches: Sequence[Sequence[int]]) -> None:
+    def __init__(
+        self,
+        model: S3GenModel,
+        utterances: list[Utterance],
+        batches: Sequence[Sequence[int]],
+        solver: Solver | None = None,
+    ) -> None:
         self.utterances = utterances
+        self._solver = solver
         self.batches = batches
         self._model = model
 
@@ -54,7 +61,11 @@ class Ours:
         """One batch's waves end to end, in host memory; on CUDA they are there once the device has been waited for."""
         rows = [self.utterances[place] for place in batch]
         waves = self._model.synthesize(
-            [row.tokens for row in rows], [row.voice for row in rows], list(batch), n_cfm_timesteps=steps
+            [row.tokens for row in rows],
+            [row.voice for row in rows],
+            list(batch),
+            n_cfm_timesteps=steps,
+            solver=self._solver,
         )
         # To pinned memory and without waiting, so that the next batch is queued while this one is made.
         return torch.cat(waves).to("cpu", non_blocking=True)
