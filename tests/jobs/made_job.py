@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from jobs.audiofile import Samples, encode
 from jobs.checks import RANGES, measure
+from jobs.config import config_from
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest
 from jobs.plan import Plan, make_plan
@@ -76,6 +77,7 @@ def prepare(
         table,
         job_seed=config["seed"],
         max_tokens=config["max_tokens"],
+        splitting=config_from(config).splitting,
         reseeded=ledger.plan.reseeded_by(planned),
     )
     failures += [Failure(row.position, row.id, row.voice_id, code, "made up") for row in rows if (code := trouble(row))]
