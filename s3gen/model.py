@@ -16,12 +16,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from s3gen import checkpoint, fingerprint, saving
 from s3gen import noise as noises
-from s3gen.audio import PromptMel
-from s3gen.clips import Rate, Wav, one_each, places, stacked
 from s3gen.compiled import Compiler
 from s3gen.config import RANDOM_MODELS, S3GenConfig
 from s3gen.constants import FRAMES_PER_TOKEN, SAMPLE_RATE
@@ -29,12 +27,10 @@ from s3gen.flow import Flow
 from s3gen.hearing import Hearing
 from s3gen.model_card import model_card
 from s3gen.precision import check_dtype
-from s3gen.ragged import on_device, pad_rows
+from s3gen.ragged import pad_rows
 from s3gen.solver import Solver, chosen
-from s3gen.speaker import SpeakerEncoder
 from s3gen.splitting import Splitting
 from s3gen.synthesis import Synthesis, Utterance
-from s3gen.tokenizer import SpeechTokenizer
 from s3gen.tokens import TokenRow, check_tokens, split_tokens
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import RefDict, Voice
@@ -44,7 +40,7 @@ from s3gen.weights import random_weights
 _FADE_SAMPLES = SAMPLE_RATE // 50  # 20 ms of silence, then 20 ms of raised cosine
 
 
-class S3GenModel(nn.Module):
+class S3GenModel(Hearing):
     """Tokenizer, speaker encoder, flow and vocoder. Inference only: no call builds an autograd graph.
 
     Attributes:
@@ -55,29 +51,13 @@ class S3GenModel(nn.Module):
     origin: str | None = None
 
     def __init__(self, config: S3GenConfig) -> None:
-        super().__init__()
+        super().__init__(config)
         self.config = config
-        self.tokenizer = SpeechTokenizer(config.tokenizer)
-        self.speaker_encoder = SpeakerEncoder(config.speaker)
-        self.prompt_mel = PromptMel()
         self.flow = Flow(config.flow)
         self.mel2wav = HiFTNetModel(config.vocoder)
         ramp = torch.linspace(math.pi, 0, _FADE_SAMPLES, device="cpu")
         fade = torch.cat((torch.zeros(_FADE_SAMPLES, device="cpu"), (ramp.cos() + 1) / 2))
         self.register_buffer("start_fade", fade, persistent=False)
-
-    @property
-    def device(self) -> torch.device:
-        return self.flow.mel_proj.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.flow.mel_proj.weight.dtype
-
-    @property
-    def hearing(self) -> Hearing:
-        """The parts that hear clips."""
-        return Hearing(self.tokenizer, self.speaker_encoder, self.prompt_mel)
 
     @property
     def synthesis(self) -> Synthesis:
@@ -177,83 +157,6 @@ class S3GenModel(nn.Module):
     def voice_fingerprint(self) -> str:
         """The same over what `embed_ref` uses: models that share it share their voices."""
         return fingerprint.voice_fingerprint(checkpoint.published_weights(self), self.config.to_dict())
-
-    @torch.no_grad()
-    def tokenize(self, wav: Tensor | np.ndarray, sr: int) -> tuple[Tensor, Tensor]:
-        """Speech tokens of audio, 25 per second.
-
-        Args:
-            wav: (L,) or (B, L) float in -1 .. 1.
-            sr: its rate in Hz.
-
-        Returns:
-            Tokens (B, T) int64 and how many count in each row (B,) int64.
-
-        Raises:
-            ValueError: a shape, dtype or rate that is none, values that are not finite, or too little audio.
-        """
-        wavs, names = stacked(wav, "wav")
-        rows = self.hearing.tokens(wavs, [sr] * len(wavs), names)
-        return pad_rows(rows), on_device(torch.tensor([len(row) for row in rows]), self.device)
-
-    @torch.no_grad()
-    def tokenize_clips(self, wavs: Sequence[Wav], rates: Rate | Sequence[Rate]) -> list[Tensor]:
-        """Speech tokens of many clips of any lengths and rates, in batches whose memory is bounded.
-
-        A clip's tokens do not depend on the others. They are those of `tokenize`, but that a clip of over 30 s has all
-        of them: one per 640 of its N samples at 16 kHz that are begun, not counting the last N % 160.
-
-        Args:
-            wavs: (L,) float in -1 .. 1 each.
-            rates: their rates in Hz, one for all or one each.
-
-        Returns:
-            For each clip (T,) int64, on the model's device.
-
-        Raises:
-            ValueError: as `embed_refs`.
-        """
-        return self.hearing.all_tokens(wavs, one_each(rates, wavs), places(wavs))
-
-    @torch.no_grad()
-    def embed_ref(self, ref_wav: Tensor | np.ndarray, ref_sr: int) -> dict[str, Tensor]:
-        """What the model needs to know of a voice.
-
-        Args:
-            ref_wav: (L,) or (B, L) float in -1 .. 1: one clip, or B clips of one length. It is not cut; the
-                reference tools use the first 10 seconds.
-            ref_sr: its rate in Hz.
-
-        Returns:
-            `prompt_token` (B, P) int64, `prompt_token_len` (B,) int64, `prompt_feat` (B, 2 x P, 80),
-            `prompt_feat_len` (B,) int64, `embedding` (B, 192); on the model's device, in its dtype.
-
-        Raises:
-            ValueError: as `tokenize`.
-        """
-        wavs, names = stacked(ref_wav, "ref_wav")
-        refs = self.hearing.refs(wavs, [ref_sr] * len(wavs), names)
-        return {name: torch.cat([ref[name] for ref in refs]) for name in refs[0]}
-
-    @torch.no_grad()
-    def embed_refs(self, wavs: Sequence[Wav], rates: Rate | Sequence[Rate]) -> list[dict[str, Tensor]]:
-        """The same for many clips of any lengths and rates, in batches whose memory is bounded.
-
-        What is found of a clip does not depend on the others, to rounding. On CUDA the work is queued, and the caller
-        does not wait for it.
-
-        Args:
-            wavs: (L,) float in -1 .. 1 each.
-            rates: their rates in Hz, one for all or one each.
-
-        Returns:
-            For each clip what `embed_ref` returns, B = 1.
-
-        Raises:
-            ValueError: as `tokenize`, with the place of the clip, before anything is computed; or lists of different
-                lengths.
-        """
-        return self.hearing.refs(wavs, one_each(rates, wavs), places(wavs))
 
     @torch.no_grad()
     def forward(
