@@ -116,9 +116,15 @@ def add_audio_case(plan: Plan, clip: Clip) -> None:
 
 
 def add_source_case(plan: Plan) -> None:
-    """A source that is voiced, then not, then near the threshold of 10 Hz, then voiced again."""
-    f0 = torch.cat((torch.linspace(80, 260, 40), torch.zeros(10), torch.tensor([9.9, 10.1]), torch.full((48,), 119.0)))
+    """The source of `switching_f0`."""
+    f0 = switching_f0()
     plan.add(SOURCE_CASE, "source", {"f0": f0, **source_noise(SOURCE_CASE, len(f0))})
+
+
+def switching_f0() -> Tensor:
+    """F0 in Hz (100,) that is voiced, then not, then near the threshold of 10 Hz, then voiced again."""
+    near = torch.tensor([9.9, 10.1])
+    return torch.cat((torch.linspace(80, 260, 40), torch.zeros(10), near, torch.full((48,), 119.0)))
 
 
 def random_tokens(name: str, count: int) -> Tensor:

@@ -8,54 +8,37 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import platform
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from parity import cases
+from parity import cases, cosyvoice
 from parity.exchange import Answer, Plan, formula_weights, write_weights
+from parity.rows import (
+    SOURCE_LIMIT,
+    WEIGHT_LIMIT,
+    WHOLE_LIMIT,
+    Row,
+    batch_rows,
+    differences_row,
+    error_row,
+    own_mel,
+    relative_error,
+    voiced_row,
+)
 from parity.signals import Clip, read_clips, synthetic_clips
 from s3gen import S3GenConfig, S3GenModel
 from s3gen.checkpoint import published_weights
-from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, SAMPLE_RATE
-from s3gen.ragged import pad_rows
+from s3gen.constants import FRAMES_PER_TOKEN, SAMPLE_RATE
 
-# Relative L2. Float32 rounds by 6e-8, which grows through the layers to 1e-6 in the mel and 3e-6 in the wave, in the
-# reference against its own float64 too. A guidance of 0.701 for 0.7 makes 5e-4; only a norm's epsilon can hide below.
-FIDELITY = 1e-5
-# The reference sums the phase of up to 10^5 samples in float32; this package sums it in float64.
-SOURCE_LIMIT = 1e-3
-# F0's rounding grows to a phase error with the seconds (whole chains only).
-WHOLE_LIMIT = 1e-3
-# A token is eight numbers rounded to whole digits. Float32 moves them by up to 4e-6, in the reference against its own
-# float64 too: a token whose number lies so close to the edge between two digits may be either.
-TIE = 1e-5
-# Weight norm taken apart and folded again.
-WEIGHT_LIMIT = 1e-6
-VOICED_HZ = (30.0, 300.0)
 _SHIPPED_VOICES = Path(__file__).parent.parent / "demo" / "voices"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Row:
-    """One comparison: relative L2, or a count of differences where the limit is 0."""
-
-    quantity: str
-    case: str
-    error: float
-    limit: float
-
-    @property
-    def ok(self) -> bool:
-        return self.error <= self.limit
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for meanflow in (False, True):
             answer, found = _compare(Path(folder), clips, options, meanflow=meanflow)
             rows += found
+        if options.cosyvoice_source:
+            places = {"source": options.cosyvoice_source, "python": options.reference_python}
+            rows += cosyvoice.compare(Path(folder), clips, **places, threads=options.threads)
     facts = {
         **answer.versions,
         "python": platform.python_version(),
@@ -88,6 +74,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m parity.check", description="Full-size parity with the reference.")
     parser.add_argument("--reference-python", type=Path, required=True, help="Python of the reference's environment")
+    parser.add_argument(
+        "--cosyvoice-source",
+        type=Path,
+        help="checkout of FunAudioLLM/CosyVoice with submodules: CosyVoice2 is held, too",
+    )
     parser.add_argument("--voices", type=Path, help="folder of reference clips (wav, flac, ogg)")
     parser.add_argument("--report", type=Path, help="where the table goes: .md or .json")
     parser.add_argument("--folder", type=Path, help="where temporary files go (3 GB)")
@@ -152,33 +143,26 @@ def _rows(model: S3GenModel, plan: Plan, answer: Answer, *, meanflow: bool) -> I
         given, expected = plan.inputs[call["case"]], answer.outputs[call["case"]]
         for row in compare(model, given, expected, **call["options"]):
             yield Row(**{**asdict(row), "case": call["case"]})
-    yield from _batch_rows(model, plan, answer, cases.BATCHED_STEPS[meanflow])
+    yield from batch_rows(model, plan, answer, cases.BATCHED_STEPS[meanflow])
 
 
 def _embed(model: S3GenModel, given: Mapping[str, Tensor], expected: Mapping[str, Tensor], rate: int) -> Iterator[Row]:
     found = model.embed_ref(given["wav"], rate)
     frames = FRAMES_PER_TOKEN * expected["prompt_token"].shape[1]
-    yield _differences("prompt tokens", found["prompt_token"][0], expected["prompt_token"][0], expected["margin"])
-    yield _error("prompt_feat", found["prompt_feat"], expected["prompt_feat"][:, :frames])
-    yield _error("embedding", found["embedding"], expected["embedding"])
+    yield differences_row("prompt tokens", found["prompt_token"][0], expected["prompt_token"][0], expected["margin"])
+    yield error_row("prompt_feat", found["prompt_feat"], expected["prompt_feat"][:, :frames])
+    yield error_row("embedding", found["embedding"], expected["embedding"])
 
 
 def _tokenize(model: S3GenModel, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[Row]:
-    yield _differences("tokens", model.tokenizer([given["wav"]])[0][0], expected["tokens"], expected["margin"])
-    yield _error("tokenizer mel", model.tokenizer.mel(given["wav"]), expected["mel"])
+    yield differences_row("tokens", model.tokenizer([given["wav"]])[0][0], expected["tokens"], expected["margin"])
+    yield error_row("tokenizer mel", model.tokenizer.mel(given["wav"]), expected["mel"])
 
 
 def _mel(
     model: S3GenModel, given: Mapping[str, Tensor], expected: Mapping[str, Tensor], steps: int, finalize: bool = True
 ) -> Iterator[Row]:
-    yield _error("mel", _own_mel(model, given, steps, finalize=finalize), expected["mel"])
-
-
-def _own_mel(model: S3GenModel, given: Mapping[str, Tensor], steps: int, *, finalize: bool = True) -> Tensor:
-    held = 0 if finalize else LOOKAHEAD_TOKENS * FRAMES_PER_TOKEN
-    noise = given["noise"][None, :, : given["noise"].shape[1] - held]
-    ref = {name: given[name][None] for name in ("prompt_token", "prompt_feat", "embedding")}
-    return model(given["tokens"], ref_dict=ref, finalize=finalize, n_cfm_timesteps=steps, noise=noise)[0]
+    yield error_row("mel", own_mel(model, given, steps, finalize=finalize), expected["mel"])
 
 
 def _mel_from_audio(
@@ -186,40 +170,34 @@ def _mel_from_audio(
 ) -> Iterator[Row]:
     tokens, noise = given["tokens"], given["noise"][None]
     mel = model(tokens, ref_wav=given["wav"], ref_sr=rate, finalize=True, n_cfm_timesteps=steps, noise=noise)
-    yield _error("mel", mel[0], expected["mel"])
+    yield error_row("mel", mel[0], expected["mel"])
 
 
 def _speak(model: S3GenModel, given: Mapping[str, Tensor], expected: Mapping[str, Tensor], steps: int) -> Iterator[Row]:
     """Each stage from the reference's result of the one before, then all from the tokens on."""
-    mel = _own_mel(model, given, steps)
-    yield _error("mel", mel, expected["mel"])
+    mel = own_mel(model, given, steps)
+    yield error_row("mel", mel, expected["mel"])
     vocoder, drawn = model.mel2wav, {"phase": given["phase"][None], "noise": given["source_noise"][None]}
-    yield _error("F0", vocoder.f0(expected["mel"][None])[0], expected["f0"])
-    yield _voiced(expected["f0"])
+    yield error_row("F0", vocoder.f0(expected["mel"][None])[0], expected["f0"])
+    yield voiced_row(expected["f0"])
     source = vocoder.source(expected["f0"][None], **drawn)
-    yield _error("source, same F0", source[0, 0], expected["source"], SOURCE_LIMIT)
+    yield error_row("source, same F0", source[0, 0], expected["source"], SOURCE_LIMIT)
     wave = vocoder.decode(expected["mel"][None], expected["source"][None, None])
-    yield _error("wave, same mel and source", wave[0], expected["wave"])
+    yield error_row("wave, same mel and source", wave[0], expected["wave"])
     whole = vocoder.decode(mel[None], vocoder.source(vocoder.f0(mel[None]), **drawn))
     limit = WHOLE_LIMIT * max(1.0, whole.shape[1] / SAMPLE_RATE / 2)
-    yield _error("wave, whole chain", whole[0], expected["wave"], limit)
+    yield error_row("wave, whole chain", whole[0], expected["wave"], limit)
     limited = int((expected["wave"].abs() >= vocoder.config.audio_limit).sum())
     yield Row(quantity="samples at the limiter", case="", error=limited, limit=0)
 
 
-def _voiced(f0: Tensor) -> Row:
-    """Unvoiced frames would leave the harmonic source untried."""
-    outside = int(((f0 < VOICED_HZ[0]) | (f0 > VOICED_HZ[1])).sum())
-    return Row(quantity=f"frames outside {VOICED_HZ[0]:.0f}..{VOICED_HZ[1]:.0f} Hz", case="", error=outside, limit=0)
-
-
 def _source(model: S3GenModel, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[Row]:
     source = model.mel2wav.source(given["f0"][None], phase=given["phase"][None], noise=given["noise"][None])
-    yield _error("source, same F0", source[0, 0], expected["source"], SOURCE_LIMIT)
+    yield error_row("source, same F0", source[0, 0], expected["source"], SOURCE_LIMIT)
 
 
 def _fade(model: S3GenModel, given: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> Iterator[Row]:
-    yield _error("fade", model.start_fade, expected["fade"])
+    yield error_row("fade", model.start_fade, expected["fade"])
 
 
 _COMPARISONS = {
@@ -231,53 +209,6 @@ _COMPARISONS = {
     "source": _source,
     "fade": _fade,
 }
-
-
-def _batch_rows(model: S3GenModel, plan: Plan, answer: Answer, steps: int) -> Iterator[Row]:
-    """One ragged batch of this package against the reference one by one."""
-    chosen = [c["case"] for c in plan.calls if c["call"] == "speak" and c["options"]["steps"] == steps]
-    given = [plan.inputs[case] for case in chosen]
-    prompts = [row["prompt_token"] for row in given]
-    ref = {
-        "prompt_token": pad_rows(prompts),
-        "prompt_token_len": torch.tensor([len(row) for row in prompts]),
-        "prompt_feat": pad_rows([row["prompt_feat"] for row in given]),
-        "prompt_feat_len": torch.tensor([FRAMES_PER_TOKEN * len(row) for row in prompts]),
-        "embedding": torch.stack([row["embedding"] for row in given]),
-    }
-    mels = model(
-        pad_rows([row["tokens"] for row in given]),
-        ref_dict=ref,
-        finalize=True,
-        speech_token_lens=[len(row["tokens"]) for row in given],
-        n_cfm_timesteps=steps,
-        noise=pad_rows([row["noise"].T for row in given]).transpose(1, 2),
-    )
-    for case, mel in zip(chosen, mels, strict=True):
-        expected = answer.outputs[case]["mel"]
-        error = relative_error(mel[:, : expected.shape[1]], expected)
-        yield Row(quantity="mel", case=f"{case}, in a batch of {len(chosen)}", error=error, limit=FIDELITY)
-
-
-def relative_error(found: Tensor, expected: Tensor) -> float:
-    """Relative L2; infinite when the shapes differ."""
-    if found.shape != expected.shape:
-        return math.inf
-    return float((found.double() - expected.double()).norm() / expected.double().norm())
-
-
-def _error(quantity: str, found: Tensor, expected: Tensor, limit: float = FIDELITY) -> Row:
-    return Row(quantity=quantity, case="", error=relative_error(found, expected), limit=limit)
-
-
-def _differences(quantity: str, found: Tensor, expected: Tensor, margin: Tensor) -> Row:
-    """How many tokens differ (all of them where the counts do); ties are told, not counted."""
-    if found.shape != expected.shape:
-        return Row(quantity=f"{quantity}: {len(found)}, not {len(expected)}", case="", error=math.inf, limit=0)
-    different = found != expected
-    ties = int((different & (margin < TIE)).sum())
-    told = f"{quantity} that differ, of {len(expected)} ({expected.unique().numel()} ids, {ties} ties)"
-    return Row(quantity=told, case="", error=int(different.sum()) - ties, limit=0)
 
 
 def _markdown(rows: Sequence[Row], facts: Mapping[str, object]) -> str:

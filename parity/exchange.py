@@ -33,11 +33,16 @@ class Answer:
 
 @dataclass(kw_only=True, slots=True)
 class Plan:
-    """Calls of the reference, collected, then carried out in one process of it."""
+    """Calls of the reference, collected, then carried out in one process of it.
+
+    `script` makes them, beside this file; `source` is a checkout that it needs besides what is installed.
+    """
 
     folder: Path
     weights: Path
     meanflow: bool = False
+    script: Path = _SCRIPT
+    source: Path | None = None
     inputs: dict[str, dict[str, Tensor]] = field(default_factory=dict)
     calls: list[dict[str, Any]] = field(default_factory=list)
 
@@ -58,7 +63,8 @@ class Plan:
         }
         save_file(flat, self.folder / "inputs.safetensors")
         plan = {"weights": str(self.weights), "meanflow": self.meanflow, "threads": threads, "calls": self.calls}
-        (self.folder / "plan.json").write_text(json.dumps({**plan, "checkpoints": checkpoints}))
+        more = {"checkpoints": checkpoints, "source": None if self.source is None else str(self.source.resolve())}
+        (self.folder / "plan.json").write_text(json.dumps(plan | more))
 
     def run(self, python: Path, threads: int, *, checkpoints: str = "") -> Answer:
         """Write the plan and have the reference carry out all its calls.
@@ -67,7 +73,7 @@ class Plan:
             RuntimeError: the reference failed; with the end of what it wrote.
         """
         self.write(threads, checkpoints=checkpoints)
-        command = reference_command(python, _SCRIPT, self.folder)
+        command = reference_command(python, self.script, self.folder)
         environment = reference_environment(threads)
         done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         if done.returncode:

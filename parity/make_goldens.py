@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from parity import cases
+from parity.cosyvoice import SCRIPT
+from parity.cosyvoice import weights as cosyvoice_weights
 from parity.exchange import Answer, Plan, formula_weights, write_weights
 from parity.signals import babble
 from s3gen import S3GenConfig, S3GenModel
@@ -33,6 +35,7 @@ def main() -> int:
     """Ask the reference and write the files."""
     parser = argparse.ArgumentParser(prog="python -m parity.make_goldens", description="Goldens from the reference.")
     parser.add_argument("--reference-python", type=Path, required=True, help="Python of the reference's environment")
+    parser.add_argument("--cosyvoice-source", type=Path, help="checkout of FunAudioLLM/CosyVoice: CosyVoice2's, too")
     options = parser.parse_args()
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="goldens-") as folder:
@@ -44,6 +47,12 @@ def main() -> int:
             (_add_meanflow if meanflow else _add_base)(plan)
             answer = plan.run(options.reference_python, threads=1)
             _save(plan, answer)
+        if options.cosyvoice_source:
+            place = Path(folder) / "cosyvoice"
+            plan = Plan(folder=place, weights=Path(folder) / "weights", script=SCRIPT, source=options.cosyvoice_source)
+            write_weights(cosyvoice_weights(), plan.weights)
+            _add_cosyvoice(plan)
+            _save(plan, plan.run(options.reference_python, threads=1))
     print(", ".join(f"{name} {version}" for name, version in answer.versions.items()))
     print(f"voice seed {_VOICE_SEED}; tokens and noise: seeds are sha256 of the file's name; weights: of each tensor's")
     return 0
@@ -70,6 +79,20 @@ def _add_meanflow(plan: Plan) -> None:
     given = _estimator_inputs("meanflow_estimator")
     plan.add("meanflow_estimator", "velocity", {**given, "end": torch.tensor([0.75])})
     plan.add("meanflow_mel", "mel", _mel_inputs("meanflow_mel", 4), steps=2, finalize=True)
+
+
+def _add_cosyvoice(plan: Plan) -> None:
+    plan.add("cosyvoice_mel", "mel", _mel_inputs("cosyvoice_mel", 3), steps=3, finalize=True)
+    given = _mel_inputs("cosyvoice_mel_held_back", 5)
+    plan.add("cosyvoice_mel_held_back", "mel", given, steps=2, finalize=False)
+    f0 = torch.tensor([187.3, 0.0, 9.9, 10.1, 60.0, 240.5, 239.0])
+    plan.add("cosyvoice_source", "source", {"f0": f0, **_noise_alone("cosyvoice_source", len(f0))}, exact=False)
+    mel = _log_mel("cosyvoice_vocoder", 5)
+    plan.add("cosyvoice_vocoder", "vocode", {"mel": mel, **_noise_alone("cosyvoice_vocoder", 5)})
+
+
+def _noise_alone(name: str, frames: int) -> dict[str, Tensor]:
+    return {"noise": _half(cases.source_noise(name, frames))["noise"]}
 
 
 def _pcm(seconds: float, rate: int) -> Tensor:

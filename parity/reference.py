@@ -46,6 +46,12 @@ def load_reference():
 def build(reference, weights, *, meanflow):
     """The reference's model with the given plain weights, every one of them and nothing left over."""
     model = reference.S3Token2Wav(meanflow=meanflow).eval()
+    fill(model, weights)
+    return model
+
+
+def fill(model, weights):
+    """Give a module plain weights by the names that it has without weight norm."""
     state, used = {}, set()
     for name, value in model.state_dict().items():
         plain = name.replace(MAGNITUDE, ".weight").replace(DIRECTION, ".weight")
@@ -55,7 +61,6 @@ def build(reference, weights, *, meanflow):
     if left_over:
         raise ValueError(f"the reference has no {sorted(left_over)[:5]}")
     model.load_state_dict(state, strict=True)
-    return model
 
 
 def _part(name, weight):
@@ -290,7 +295,12 @@ def run(folder):
     model = build(reference, load_file(plan["weights"]), meanflow=plan["meanflow"])
     if plan["checkpoints"]:
         save_checkpoints(model, folder, plan["checkpoints"])
-    inputs, outputs, calls = load_file(folder / "inputs.safetensors"), {}, Calls(reference, model)
+    carry_out(plan, folder, Calls(reference, model))
+
+
+def carry_out(plan, folder, calls):
+    """Make the calls of a plan on an object that has them, and write what they return."""
+    inputs, outputs = load_file(folder / "inputs.safetensors"), {}
     for step in plan["calls"]:
         case = step["case"] + "/"
         given = {name.removeprefix(case): widen(value) for name, value in inputs.items() if name.startswith(case)}
