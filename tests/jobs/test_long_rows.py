@@ -132,6 +132,7 @@ def test_the_index_hides_which_rows_were_cut_and_where(tiny_model: S3GenModel, t
         assert row["samples"] == SAMPLES_PER_TOKEN * len(columns["tokens"][number])
     finalise(ledger)
     assert verify(ledger.folder.url).findings == []
+    assert "of more than 48 tokens in pieces" in ledger.folder.read("README.md").decode()
 
 
 def test_a_piece_that_fails_fails_its_row_twice_or_its_neighbours(
