@@ -6,6 +6,7 @@ most of the vocoder keep them. ``{}`` stands for a number.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable
 
@@ -67,6 +68,8 @@ _TABLE = (  # published, ours; a row sees what the rows above it made
     ("mel2wav.f0_predictor.classifier.", "mel2wav.f0.classifier."),
 )
 
+_KEPT = 8192  # names whose other form is kept: a model has 2,500, and asks for each several times
+
 # The Hugging Face layout may wrap the tokenizer once more.
 _ALIASES = (("tokenizer.s3_model.", "tokenizer."),)
 
@@ -87,6 +90,7 @@ def is_pointwise(ours: str) -> bool:
     return bool(_POINTWISE.match(ours))
 
 
+@functools.lru_cache(_KEPT)
 def to_ours(published: str) -> str:
     """This package's name of a published weight; a name that no row of the table touches stays."""
     for alias, name in _ALIASES:
@@ -95,6 +99,7 @@ def to_ours(published: str) -> str:
     return _replace(published, _TO_OURS)
 
 
+@functools.lru_cache(_KEPT)
 def to_published(ours: str) -> str:
     """The published name of this package's weight; the inverse of `to_ours`."""
     return _replace(ours, _TO_PUBLISHED)
