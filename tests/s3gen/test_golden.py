@@ -52,6 +52,20 @@ def meanflow_model(full_model):
     return model.requires_grad_(False)
 
 
+@pytest.fixture(scope="module")
+def cosyvoice_model(full_model):
+    """The full model as CosyVoice2 has it: its weights have the same names and sizes."""
+    with torch.device("meta"):
+        model = S3GenModel(S3GenConfig(vocoder_harmonic_source="sinegen2", encode_lookahead=False))
+    model.load_state_dict(full_model.state_dict(), assign=True)
+    return model.requires_grad_(False)
+
+
+def model_of(request, name):
+    fixtures = {"meanflow": "meanflow_model", "cosyvoice": "cosyvoice_model"}
+    return request.getfixturevalue(fixtures.get(name.partition("_")[0], "full_model"))
+
+
 def assert_tokens(found, expected, margin):
     assert found.shape == expected.shape
     assert not ((found != expected) & (margin > TIE)).any()
@@ -59,7 +73,7 @@ def assert_tokens(found, expected, margin):
 
 def test_the_goldens_are_small_enough_to_stay_in_the_repository():
     sizes = {path.name: path.stat().st_size for path in GOLDEN.iterdir()}
-    assert len(sizes) == 14
+    assert len(sizes) == 18
     assert max(sizes.values()) <= MAX_BYTES
 
 
@@ -105,7 +119,7 @@ def test_the_encoder_departs_from_the_reference(full_model):
 @pytest.mark.parametrize("name", ["estimator", "meanflow_estimator"])
 def test_the_estimator_departs_from_the_reference(request, name):
     golden = Golden(name)
-    model = request.getfixturevalue("meanflow_model" if name.startswith("meanflow") else "full_model")
+    model = model_of(request, name)
     estimator, given = model.flow.estimator, golden.given
     time = estimator.embed_time(given["time"][0], given.get("end", given["time"])[0])
     condition = torch.cat((given["mu"], given["speaker"].expand_as(given["mu"]), given["prompt"]), dim=1)
@@ -113,10 +127,10 @@ def test_the_estimator_departs_from_the_reference(request, name):
     assert relative_error(velocity, golden.expected["velocity"]) < FIDELITY
 
 
-@pytest.mark.parametrize("name", ["mel", "mel_held_back", "meanflow_mel"])
+@pytest.mark.parametrize("name", ["mel", "mel_held_back", "meanflow_mel", "cosyvoice_mel", "cosyvoice_mel_held_back"])
 def test_the_solver_departs_from_the_reference(request, name):
     golden = Golden(name)
-    model = request.getfixturevalue("meanflow_model" if name.startswith("meanflow") else "full_model")
+    model = model_of(request, name)
     finalize = golden.options["finalize"] == "True"
     ref = {part: golden.given[part][None] for part in ("prompt_token", "prompt_feat", "embedding")}
     mel = model(
@@ -158,4 +172,23 @@ def test_the_vocoders_stages_do_not_fit_together_as_in_the_reference(full_model)
     assert relative_error(f0[0], golden.expected["f0"]) < FIDELITY
     assert relative_error(source[0, 0], golden.expected["source"]) < SOURCE_FIDELITY
     wave = vocoder.decode(given["mel"][None], golden.expected["source"][None, None])[0]
+    assert relative_error(wave, golden.expected["wave"]) < FIDELITY
+
+
+def test_cosyvoices_source_departs_from_the_reference_where_voice_comes_and_goes(cosyvoice_model):
+    golden = Golden("cosyvoice_source")
+    source = cosyvoice_model.mel2wav.source(golden.given["f0"][None], noise=golden.given["noise"][None])
+    assert relative_error(source[0, 0], golden.expected["source"]) < SOURCE_FIDELITY
+
+
+def test_cosyvoices_vocoder_departs_from_the_reference(cosyvoice_model):
+    golden = Golden("cosyvoice_vocoder")
+    vocoder, mel = cosyvoice_model.mel2wav, golden.given["mel"][None]
+    f0 = vocoder.f0(mel)
+    source = vocoder.source(golden.expected["f0"][None], noise=golden.given["noise"][None])
+    assert relative_error(f0[0], golden.expected["f0"]) < FIDELITY
+    # The reference's phase in float64, which is what its float32 is rounded from.
+    assert relative_error(source[0, 0], golden.expected["exact_source"]) < FIDELITY
+    assert relative_error(source[0, 0], golden.expected["source"]) < SOURCE_FIDELITY
+    wave = vocoder.decode(mel, golden.expected["source"][None, None])[0]
     assert relative_error(wave, golden.expected["wave"]) < FIDELITY
