@@ -11,7 +11,7 @@ from __future__ import annotations
 import functools
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ from s3gen.precision import check_dtype
 from s3gen.ragged import pad_rows
 from s3gen.solver import Solver, chosen
 from s3gen.splitting import Splitting
+from s3gen.stream import CHUNK_TOKENS, LEFT_SECONDS, Stream
 from s3gen.synthesis import Synthesis, Utterance
 from s3gen.tokens import TokenRow, check_tokens, split_tokens
 from s3gen.vocoder import HiFTNetModel
@@ -278,6 +279,56 @@ class S3GenModel(Hearing):
         solver, rows = self._solver(n_cfm_timesteps, solver), [check_tokens(row) for row in tokens]
         utterances = self._utterances(rows, [Voice.from_ref(ref) for ref in refs], seeds, starts)
         return self.synthesis.speak(utterances, solver=solver, start_fade=start_fade, splitting=splitting)
+
+    def stream(
+        self,
+        tokens: Iterable[int | TokenRow],
+        ref_dict: RefDict | None = None,
+        ref_wav: Tensor | np.ndarray | None = None,
+        ref_sr: int | None = None,
+        *,
+        chunk_tokens: int = CHUNK_TOKENS,
+        left_seconds: float = LEFT_SECONDS,
+        seed: int = 0,
+        n_cfm_timesteps: int | None = None,
+        solver: Solver | None = None,
+        start_fade: bool = True,
+    ) -> Iterator[Tensor]:
+        """One utterance while its tokens are still being made: audio leaves before the last of them has come.
+
+        The first audio leaves when `chunk_tokens` + 3 tokens have been read, and no wave waits for more tokens than it
+        needs. What a second costs does not grow with the length of the stream. `s3gen.stream.Stream` is the same for
+        callers that push tokens.
+
+        Args:
+            tokens: any iterable of integers 0 .. 6560, one by one or in rows (n,) of any sizes.
+            ref_dict, ref_wav, ref_sr: the voice, as for `forward`, of batch 1.
+            chunk_tokens: tokens that are made into sound at a time, at least 1.
+            left_seconds: of what came before that is solved again with each chunk, so that it goes on from there.
+            seed: of all noise.
+            n_cfm_timesteps, solver, start_fade: as for `inference`.
+
+        Returns:
+            Waves at 24 kHz, 1-D, on the model's device; 960 samples per token in all.
+
+        Raises:
+            ValueError: at once, an argument that cannot be used; while it runs, tokens that cannot, before they are
+                computed with; or no tokens at all.
+        """
+        solver, shape = self._solver(n_cfm_timesteps, solver), tuple(getattr(tokens, "shape", ()))
+        if len(shape) > 2 or (len(shape) == 2 and shape[0] != 1):
+            raise ValueError(f"a stream speaks one utterance, but tokens have the shape {shape}")
+        (voice,) = self._voices(1, ref_wav, ref_sr, ref_dict)
+        stream = Stream(
+            self.synthesis,
+            voice,
+            seed=seed,
+            solver=solver,
+            chunk_tokens=chunk_tokens,
+            left_seconds=left_seconds,
+            start_fade=start_fade,
+        )
+        return stream.over(tokens)
 
     def _utterances(
         self,
