@@ -142,18 +142,18 @@ class Synthesis:
         """
         made: dict[int, tuple[Tensor, Tensor]] = {}
         for group in plan_batches([max(1, len(mel)) for mel in mels], group_size(self.device.type)):
-            lengths = [len(mels[row]) for row in group]
+            lengths, starts = [len(mels[row]) for row in group], [utterances[row].start for row in group]
             cache = cache_source if cache_source is None or len(cache_source) == 1 else cache_source[group]
             waves, source = self.mel2wav.inference(
                 pad_rows([mels[row] for row in group]).transpose(1, 2),
                 cache,
                 lengths=lengths,
                 seed=[utterances[row].seed for row in group],
-                start=[utterances[row].start for row in group],
+                start=starts if any(starts) else 0,
             )
             if start_fade:
                 faded = min(waves.shape[1], len(self.start_fade))
-                waves[:, :faded] *= self._fades([utterances[row].start for row in group])[:, :faded]
+                waves[:, :faded] *= self._fades(starts)[:, :faded]
             ends = [length * self.mel2wav.config.frame_samples for length in lengths]
             rows = zip(group, waves, source[:, 0], ends, strict=True)
             made.update((row, (wave[:end], source[:end])) for row, wave, source, end in rows)
