@@ -88,7 +88,7 @@ def _held(target: Folder) -> list[str]:
     """The checkpoints at the destination."""
     if not is_url(target.url) and os.path.isfile(target.url):
         raise InputError(f"{target.url} is a file; give the folder that the checkpoint shall lie in")
-    return checkpoint.present(name for name in checkpoint.KNOWN_FILES if target.exists(name))
+    return checkpoint.present(name for name in checkpoint.CHOICES if target.exists(name))
 
 
 @contextlib.contextmanager

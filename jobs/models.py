@@ -32,7 +32,7 @@ def open_model(where: str, file: str | None, device: str, options: Options | Non
         if not is_url(where):
             return load()
         return PATIENT.repeat(load, store=store_of(where), what=f"read the model {where}", hidden=hidden)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, FileNotFoundError, ImportError) as error:
         raise InputError(f"model: {scrubbed(str(error), hidden)}") from None
     except Exception as error:
         if not isinstance(error, OSError) and not passes(error):

@@ -31,6 +31,7 @@ from s3gen.onnx_layers import Layer, read_layers
 CONFIG_FILE = "config.json"
 WEIGHTS_FILE = "model.safetensors"
 KNOWN_FILES = (WEIGHTS_FILE, "s3gen.safetensors", "s3gen.pt", "s3gen_meanflow.safetensors")
+CHOICES = (*KNOWN_FILES, cosyvoice.FLOW_FILE)  # what `file=` chooses a whole model by, among files of known names
 CONFIG_KEY = "s3gen_config"  # lets a single file of another size than the published one describe itself
 _PLAIN_NAME = re.compile(r"[\w.-]+")  # stands in Markdown for itself
 # (magnitude, direction) of weight norm in torch's two forms.
@@ -92,7 +93,7 @@ def read(
 def present(files: Iterable[str]) -> list[str]:
     """The checkpoints that a folder with files of these names holds, each by the name that `file=` chooses it by."""
     there = set(files)
-    return [name for name in (*KNOWN_FILES, cosyvoice.FLOW_FILE) if name in there]
+    return [name for name in CHOICES if name in there]
 
 
 def _wanted(file: str | None) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from jobs.storage import Folder
 from jobs.voices import VoiceTable
 from s3gen import HiFTNetModel, S3GenConfig, S3GenModel, checkpoint, saving
 from tests.jobs.command import cli
+from tests.s3gen import cosyvoice_folder
 
 
 def converted(source: str | Path, destination: str | Path, **changes: object) -> Converted:
@@ -99,6 +101,28 @@ def test_bad_input_leaves_something_behind(
     assert message in result.output
     assert contents(checkpoints) == before
     assert not (checkpoints / "new").exists()
+
+
+def test_cosyvoice_s_folder_loses_its_source_on_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    cosyvoice_folder.write_folder(source, cosyvoice_folder.tiny_model())
+    model = S3GenModel.from_pretrained(source)
+    made = converted(source, tmp_path / "new")
+    again = S3GenModel.from_pretrained(tmp_path / "new")
+    assert made.origin == "CosyVoice2, `flow.pt`"
+    assert made.fingerprint == again.fingerprint() == model.fingerprint()
+    assert again.config == model.config
+    assert again.config.vocoder_harmonic_source == "sinegen2"
+    before = contents(tmp_path)
+    with pytest.raises(InputError, match=r"vocoder_harmonic_source 'sinegen2'.*huggingface"):
+        converted(tmp_path / "new", tmp_path / "file", form="chatterbox")
+    with pytest.raises(InputError, match=r"another checkpoint, flow.pt"):
+        converted(tmp_path / "new", source, overwrite=True)
+    monkeypatch.setitem(sys.modules, "onnx", None)  # as where it is not installed
+    with pytest.raises(InputError, match=r"pip install s3gen\[cosyvoice\]"):
+        converted(source, tmp_path / "file")
+    assert contents(tmp_path) == before
 
 
 def test_a_checkpoint_is_replaced_unasked(published: Path, tmp_path: Path) -> None:
