@@ -67,7 +67,8 @@ def state_dict(weights: Mapping[str, Tensor], mel: TokenizerMel) -> dict[str, Te
 
 def _parts(weight: Tensor) -> tuple[Tensor, Tensor]:
     """Magnitude and direction that make exactly this weight again: the direction's length is the magnitude."""
-    direction = weight.contiguous()
+    # As `checkpoint` will find the length: a GPU's sum, or one in float64, would differ in its last bit.
+    direction = weight.detach().cpu().float().contiguous()
     magnitude = torch.linalg.vector_norm(direction, dim=tuple(range(1, weight.dim())), keepdim=True)
     # A direction of no length would be divided by zero.
-    return magnitude, torch.where(magnitude == 0, torch.ones((), device=weight.device), direction)
+    return magnitude, torch.where(magnitude == 0, torch.ones(()), direction)
