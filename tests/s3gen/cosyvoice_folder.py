@@ -34,6 +34,8 @@ class PlainTokenizer(torch.nn.Module):
     def __init__(self, tokenizer):
         super().__init__()
         self.encoder, self.codebook = tokenizer.encoder, tokenizer.quantizer._codebook
+        attention = tokenizer.encoder.blocks[0].attn
+        self.rotary = rotary_table(64, attention.query.out_features // attention.heads)
 
     def forward(self, mel):
         x = F.gelu(self.encoder.conv2(F.gelu(self.encoder.conv1(mel)))).transpose(1, 2)
@@ -45,12 +47,13 @@ class PlainTokenizer(torch.nn.Module):
 
     def attention(self, attn, x):
         q, k, v = attn.query(x), attn.key(x), attn.value(x)
-        rotary = rotary_table(x.shape[1], x.shape[2] // attn.heads)
-        q, k, heads = (part.unflatten(2, (attn.heads, -1)).transpose(1, 2) for part in (q, k, v))  # (1, H, L, E)
-        q, k = (self.rotated(part, rotary) for part in (q, k))
+        q, k, heads = (
+            part.reshape(1, x.shape[1], attn.heads, -1).transpose(1, 2) for part in (q, k, v)
+        )  # (1, H, L, E)
+        q, k = (self.rotated(part, self.rotary[:, : x.shape[1]]) for part in (q, k))
         weights = (q @ k.transpose(2, 3) * q.shape[-1] ** -0.5).softmax(-1)
         memory = attn.fsmn_block(v.transpose(1, 2)).transpose(1, 2) + v
-        return attn.out((weights @ heads).transpose(1, 2).flatten(2)) + memory
+        return attn.out((weights @ heads).transpose(1, 2).reshape(x.shape)) + memory
 
     @staticmethod
     def rotated(x, rotary):
