@@ -97,7 +97,7 @@ class EngineConfig(_Section):
     dtype: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"  # of the flow
     # s3gen.solver.METHODS and what Solver says of the rest, said again for the same reason.
     solver: Literal["euler", "midpoint", "heun"] = "euler"  # of the flow
-    n_cfm_timesteps: Count | None = None  # its steps; None: the model's own
+    n_cfm_timesteps: Annotated[int, Field(ge=1, le=10_000)] | None = None  # its steps; None: the model's own
     guidance: Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None = None  # None: the model's own
     # Times of the flow, from 0 to 1, between which there is guidance; None: all.
     guidance_interval: Annotated[list[float] | None, BeforeValidator(_interval)] = None

@@ -17,6 +17,7 @@ from torch import Tensor
 
 # A step's evaluations of the velocity: euler at its start; midpoint at its start and its middle; heun at both ends.
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2}
+MOST_STEPS = 10_000  # ten for each radian of the fastest sine that the estimator is given time as
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +26,7 @@ class Solver:
 
     Attributes:
         method: one of `METHODS`.
-        steps: at least 1, on the model's time grid; None: 10, or 2 for a mean-flow model.
+        steps: 1 to 10,000, on the model's time grid; None: 10, or 2 for a mean-flow model.
         guidance: rate g >= 0 of (1 + g) x conditional - g x unconditional velocity; 0 computes the conditional one
             alone. None: the model's own, 0.7.
         guidance_interval: the times, both included, at which there is guidance; elsewhere the conditional velocity is
@@ -75,7 +76,7 @@ def chosen(solver: Solver | None, steps: int | None) -> Solver:
     """The solver that `solver` and `n_cfm_timesteps` say together.
 
     Raises:
-        ValueError: steps below 1 or of another type, both of them give steps, or `solver` is none.
+        ValueError: steps out of range or of another type, both of them give steps, or `solver` is none.
     """
     if solver is not None and not isinstance(solver, Solver):
         raise ValueError(f"solver is {solver!r}, but must be an s3gen.Solver, such as Solver(method='heun', steps=5)")
@@ -128,8 +129,8 @@ def integrate(method: str, x: Tensor, spans: Tensor, velocity: Callable[[Tensor,
 
 
 def _check_steps(name: str, steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"{name} is {steps!r}, but must be an integer of at least 1")
+    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+        raise ValueError(f"{name} is {steps!r}, but must be an integer from 1 to {MOST_STEPS}")
 
 
 def _is_number(value: object) -> bool:

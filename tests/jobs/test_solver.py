@@ -13,7 +13,7 @@ from jobs.config import EngineConfig, JobConfig, config_from
 from jobs.errors import InputError
 from jobs.models import check_solver, solver_of
 from s3gen import S3GenConfig, S3GenModel, Solver
-from s3gen.solver import METHODS
+from s3gen.solver import METHODS, MOST_STEPS
 from tests.jobs.command import cli
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
 
@@ -32,8 +32,9 @@ def test_a_key_gets_lost_on_the_way() -> None:
     assert solver_of(config_from(_config(**CHOICE).frozen())) == wanted
 
 
-def test_a_method_of_the_library_is_none_for_jobs() -> None:
+def test_what_the_library_can_is_refused_to_jobs() -> None:
     assert get_args(EngineConfig.model_fields["solver"].annotation) == tuple(METHODS)
+    assert solver_of(_config(n_cfm_timesteps=MOST_STEPS)).steps == MOST_STEPS
 
 
 @pytest.mark.parametrize(
@@ -41,6 +42,7 @@ def test_a_method_of_the_library_is_none_for_jobs() -> None:
     [
         ("solver=rk4", "engine.solver: 'rk4' is refused: give euler, midpoint or heun"),
         ("solver=Huen", "did you mean heun?"),
+        ("n_cfm_timesteps=20000", "engine.n_cfm_timesteps: 20000 is refused: give at most 10000 or null"),
         ("guidance=-1", "engine.guidance: -1 is refused: give 0.0 or a larger number or null"),
         ("guidance=.nan", "engine.guidance: nan is refused"),
         (

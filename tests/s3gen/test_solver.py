@@ -176,6 +176,7 @@ def test_what_is_left_out_is_not_the_models_own(tiny_model, voices):
     [
         ({"method": "rk4"}, "method is 'rk4', but must be one of euler, midpoint, heun"),
         ({"steps": 0}, "steps is 0"),
+        ({"steps": 10**9}, "steps is 1000000000, but must be an integer from 1 to 10000"),
         ({"steps": True}, "steps is True"),
         ({"steps": 2.0}, r"steps is 2\.0"),
         ({"guidance": -0.1}, r"guidance is -0\.1"),
