@@ -47,7 +47,7 @@ def written(text: str) -> list[tuple[str, str, bool]]:
 
 
 def test_names_of_the_starting_points_change() -> None:
-    assert [path.name for path in FILES] == ["cluster.yaml", "demo.yaml", "local.yaml"]
+    assert [path.name for path in FILES] == ["cluster.yaml", "demo.yaml", "local.yaml", "node8.yaml", "spot.yaml"]
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
