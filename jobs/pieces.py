@@ -16,6 +16,7 @@ import torch
 
 from jobs.audiofile import Samples
 from jobs.batch import Item, Trouble, misfit
+from s3gen.constants import SAMPLES_PER_TOKEN
 from s3gen.crossfade import runs
 from s3gen.splitting import Piece
 
@@ -68,9 +69,13 @@ class Pieces:
 
     def _joined(self, places: Mapping[Piece, _Place]) -> Samples:
         parts = sorted(places, key=lambda piece: piece.first)
-        waves = [torch.from_numpy(self._read(places[part])) for part in parts]
-        # torch would join them on threads of its own, which are the model's.
-        return np.concatenate([run.numpy() for run in runs(parts, waves)])
+        whole = np.empty(SAMPLES_PER_TOKEN * parts[-1].last, np.float32)
+        # By numpy: torch would copy on threads of its own, which are the model's.
+        at = 0
+        for run in runs(parts, (torch.from_numpy(self._read(places[part])) for part in parts)):
+            whole[at : at + len(run)] = run.numpy()
+            at += len(run)
+        return whole
 
     def _read(self, place: _Place) -> Samples:
         data = bytearray(os.pread(self._file.fileno(), place.size, place.offset))

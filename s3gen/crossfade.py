@@ -5,7 +5,7 @@ Shape letters: S samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -30,30 +30,27 @@ def join(parts: Sequence[Piece], waves: Sequence[Tensor]) -> Tensor:
     Raises:
         ValueError: a wave of another length.
     """
-    return torch.cat(runs(parts, waves))
+    return torch.cat(list(runs(parts, waves)))
 
 
-def runs(parts: Sequence[Piece], waves: Sequence[Tensor]) -> list[Tensor]:
-    """What `join` puts one behind the other: by turns what is kept of a piece, and the fade into the next."""
+def runs(parts: Sequence[Piece], waves: Iterable[Tensor]) -> Iterator[Tensor]:
+    """What `join` puts one behind the other: by turns what is kept of a piece, and the fade into the next.
+
+    It takes the waves when it comes to them, and lets go of each after the next.
+    """
+    before: Tensor | None = None  # the end of the last piece, as long as the fade
     for part, wave in zip(parts, waves, strict=True):
         if len(wave) != (part.end - part.start) * SAMPLES_PER_TOKEN:
             raise ValueError(f"{len(wave)} samples for a piece of {part.end - part.start} tokens")
-    found: list[Tensor] = []
-    for place, (part, wave) in enumerate(zip(parts, waves, strict=True)):
-        begin = 0
-        if place:
-            before = parts[place - 1], waves[place - 1]
-            found.append(cross_fade(_around(*before, part.first), _around(part, wave, part.first)))
-            begin = (part.first - part.start) * SAMPLES_PER_TOKEN + _HALF_FADE
-        kept = (part.last - part.start) * SAMPLES_PER_TOKEN
-        found.append(wave[begin : kept if place == len(parts) - 1 else kept - _HALF_FADE])
-    return found
-
-
-def _around(part: Piece, wave: Tensor, cut: int) -> Tensor:
-    """What a piece has where the cross-fade is."""
-    at = (cut - part.start) * SAMPLES_PER_TOKEN
-    return wave[at - _HALF_FADE : at + _HALF_FADE]
+        begin, end = ((cut - part.start) * SAMPLES_PER_TOKEN for cut in (part.first, part.last))
+        if before is not None:
+            yield cross_fade(before, wave[begin - _HALF_FADE : begin + _HALF_FADE])
+            begin += _HALF_FADE
+        if part is parts[-1]:
+            yield wave[begin:end]
+        else:
+            yield wave[begin : end - _HALF_FADE]
+            before = wave[end - _HALF_FADE : end + _HALF_FADE]
 
 
 def cross_fade(before: Tensor, after: Tensor) -> Tensor:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from s3gen.constants import SAMPLES_PER_TOKEN
+from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 from s3gen.crossfade import cross_fade, join
 from s3gen.splitting import pieces
 
@@ -68,3 +70,17 @@ def test_a_piece_of_a_wrong_length_is_joined():
     waves = [torch.zeros((part.end - part.start) * SAMPLES_PER_TOKEN) for part in parts]
     with pytest.raises(ValueError, match=f"{len(waves[1]) - 1} samples for a piece of 62 tokens"):
         join(parts, [waves[0], waves[1][:-1]])
+
+
+@pytest.mark.parametrize("turn", [0.0, 0.1, 0.25, 0.5])
+def test_a_joint_in_a_vowel_clicks(turn):
+    """A tone that goes on at another phase: the second difference, which is what a click is made of, stays as small."""
+    time = torch.arange(SAMPLES_PER_TOKEN * 4, dtype=torch.float64)
+    tones = [0.3 * torch.sin(2 * math.pi * (220 / SAMPLE_RATE * time + phase)) for phase in (0.0, turn)]
+    middle = slice(SAMPLES_PER_TOKEN, 2 * SAMPLES_PER_TOKEN)
+    joint = cross_fade(*(tone[middle] for tone in tones))
+    whole = torch.cat((tones[0][: middle.start], joint, tones[1][middle.stop :]))
+    bends = whole.diff().diff().square()
+    elsewhere = bends[: middle.start - 2].mean()
+    assert float(bends[middle.start - 2 : middle.stop].mean() / elsewhere) < 1.25
+    assert float(bends.max() / bends[: middle.start - 2].max()) < 2.5
