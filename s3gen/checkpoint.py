@@ -143,16 +143,18 @@ def _cosyvoice(name: str, place: Folder | Remote) -> tuple[dict[str, Tensor], di
             f"{place.describe()} holds no whole checkpoint of CosyVoice2: {', '.join(missing)} missing, "
             f"of {', '.join(cosyvoice.FILES)}"
         )
-    flow, vocoder = (
-        _parse_torch(file, place, aside=cosyvoice.TRAINING_COUNTERS)
-        for file in (cosyvoice.FLOW_FILE, cosyvoice.VOCODER_FILE)
-    )
-    weights = cosyvoice.flow_weights(flow) | cosyvoice.vocoder_weights(vocoder)
+    weights: dict[str, Tensor] = {}
+    # The graphs first: while one is read it is in memory twice.
     for file, named in (
         (cosyvoice.SPEAKER_FILE, cosyvoice.speaker_weights),
         (cosyvoice.TOKENIZER_FILE, cosyvoice.tokenizer_weights),
     ):
         weights |= named(_layers(file, place), place.describe(file))
+    for file, plain in (
+        (cosyvoice.FLOW_FILE, cosyvoice.flow_weights),
+        (cosyvoice.VOCODER_FILE, cosyvoice.vocoder_weights),
+    ):
+        weights |= plain(_parse_torch(file, place, aside=cosyvoice.TRAINING_COUNTERS))
     found = _canonical(weights)
     try:
         return found, cosyvoice.model_config(found)

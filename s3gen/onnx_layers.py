@@ -71,11 +71,12 @@ def read_layers(data: bytes, *, source: str, beside: Callable[[str], bytes]) -> 
     except Exception as error:  # a damaged or hostile file can make the parser raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{source} is no readable ONNX file: {reason}") from error
+    del data  # as large as what was parsed from it
     reader = _Reader(source, _Outside(source, beside))
     for tensor in graph.initializer:
         reader.keep(tensor.name, tensor)
     for node in graph.node:
-        if node.op_type in _NODES:
+        if node.op_type in _NODES and node.output:
             _NODES[node.op_type](reader, node)
     return reader.layers
 
@@ -112,20 +113,21 @@ class _Reader:
 
     def __init__(self, source: str, outside: _Outside) -> None:
         self.layers: list[Layer] = []
-        self._source, self._outside = source, outside
-        self._constants: dict[str, _Array] = {}
+        self._source, self._outside, self._kinds = source, outside, _float_kinds()
+        # Arrays, or tensors of the file, whose values are read when a layer has them: then they are in memory once more.
+        self._constants: dict[str, Any] = {}
         self._products: dict[str, int] = {}  # outputs of linear layers whose bias may follow, to their place
         self._scaled: dict[str, _Array] = {}  # outputs of products with a vector, which may begin a layer norm's end
 
     def keep(self, name: str, tensor: Any) -> None:
         """Remember a tensor of the file, if it is one of floats."""
-        if (kind := _float_kinds().get(tensor.data_type)) is not None:
-            self._constants[name] = self._values(tensor, kind)
+        if tensor.data_type in self._kinds:
+            self._constants[name] = tensor
 
-    def _values(self, tensor: Any, kind: np.dtype[Any]) -> _Array:
+    def _values(self, tensor: Any) -> _Array:
         from onnx import numpy_helper
 
-        shape = tuple(tensor.dims)
+        shape, kind = tuple(tensor.dims), self._kinds[tensor.data_type]
         try:
             if tensor.data_location == _EXTERNAL:
                 return np.frombuffer(self._outside.values(tensor), dtype=kind).reshape(shape)
@@ -224,7 +226,8 @@ class _Reader:
 
     def _find(self, node: Any, place: int) -> _Array | None:
         """The constant that is this input of a node, if it is one."""
-        return self._constants.get(node.input[place]) if place < len(node.input) else None
+        found = self._constants.get(node.input[place]) if place < len(node.input) else None
+        return found if found is None or isinstance(found, np.ndarray) else self._values(found)
 
     def _vector(self, node: Any, place: int, length: int) -> _Array | None:
         values = self._find(node, place)
