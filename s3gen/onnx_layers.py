@@ -114,7 +114,7 @@ class _Reader:
     def __init__(self, source: str, outside: _Outside) -> None:
         self.layers: list[Layer] = []
         self._source, self._outside, self._kinds = source, outside, _float_kinds()
-        # Arrays, or tensors of the file, whose values are read when a layer has them: then they are in memory once more.
+        # Arrays, or tensors of the file, whose values are read when a layer has them: only then are they there twice.
         self._constants: dict[str, Any] = {}
         self._products: dict[str, int] = {}  # outputs of linear layers whose bias may follow, to their place
         self._scaled: dict[str, _Array] = {}  # outputs of products with a vector, which may begin a layer norm's end
