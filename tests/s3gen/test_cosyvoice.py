@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import sys
 
+import huggingface_hub
 import pytest
 import torch
 
@@ -76,11 +77,29 @@ def test_models_that_had_no_such_fields_get_another_fingerprint_by_them(tiny_mod
     assert "harmonic_source" not in tiny_model.mel2wav.config.to_dict()
 
 
-@pytest.mark.parametrize("chosen", [{"file": "flow.pt"}, {"path": "flow.pt"}, {"path": "flow.pt", "url": True}])
+@pytest.mark.parametrize(
+    "chosen", [{"file": "flow.pt"}, {"path": "flow.pt"}, {"path": "flow.pt", "url": True}, {"url": True}]
+)
 def test_the_flow_alone_is_loaded_when_it_is_named(folder, loaded, chosen):
     where = folder / chosen["path"] if "path" in chosen else folder
     where = f"file://{where}" if "url" in chosen else where
     assert S3GenModel.from_pretrained(where, file=chosen.get("file")).fingerprint() == loaded.fingerprint()
+
+
+@pytest.mark.parametrize("file", [None, FLOW_FILE])
+def test_the_hub_is_asked_for_a_part_of_the_folder(folder, loaded, monkeypatch, file):
+    published = [*FILES, "config.json", "cosyvoice2.yaml", "llm.pt", "flow.decoder.estimator.fp32.onnx"]
+    asked = []
+
+    def download(repo, *, allow_patterns):
+        asked.extend(allow_patterns)
+        return str(folder)
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda repo: published)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    model = S3GenModel.from_pretrained("FunAudioLLM/CosyVoice2-0.5B", file=file)
+    assert model.fingerprint() == loaded.fingerprint()
+    assert set(asked) & set(published) == {*FILES, "config.json"}
 
 
 def test_the_vocoder_alone_needs_the_graphs_and_a_package_to_read_them(folder, loaded, tmp_path, monkeypatch):
