@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import safetensors.torch
 from torch import Tensor
 
 from s3gen import chatterbox, checkpoint
@@ -23,6 +22,7 @@ from s3gen.audio import TokenizerMel
 from s3gen.card_mark import CARD, is_unedited, marked
 from s3gen.checkpoint import CONFIG_FILE, CONFIG_KEY, WEIGHTS_FILE
 from s3gen.config import S3GenConfig
+from s3gen.weights_file import write_weights
 
 FORMATS = ("huggingface", "chatterbox")
 
@@ -112,9 +112,7 @@ def _names(path: Path) -> list[str]:
 
 
 def _write(part: Path, weights: Mapping[str, Tensor], config: Mapping[str, Any], card: str, file: str) -> None:
-    plain = {name: weight.detach().cpu().contiguous() for name, weight in weights.items()}
-    metadata = {"format": "pt", CONFIG_KEY: json.dumps(config)}
-    safetensors.torch.save_file(plain, part / file, metadata=metadata)
+    write_weights(part / file, weights, {"format": "pt", CONFIG_KEY: json.dumps(config)})
     if file == WEIGHTS_FILE:
         (part / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n")
     (part / CARD).write_bytes(marked(card.encode()))

@@ -18,6 +18,7 @@ import yaml
 from s3gen import HiFTNetModel, S3GenConfig, S3GenModel, chatterbox, checkpoint
 from s3gen.card_mark import is_unedited
 from s3gen.model import _on_meta
+from s3gen.weights_file import write_weights
 
 # Lines "name shape dtype", sorted, of the state dict of chatterbox-tts 0.1.7's S3Token2Wav(meanflow=...): how many, and
 # their sha256.
@@ -109,6 +110,25 @@ def test_a_model_is_lost_that_is_saved_over_the_file_it_was_read_from(tiny_model
     assert again.fingerprint() == tiny_model.fingerprint()
     assert S3GenModel.from_pretrained(tmp_path).fingerprint() == tiny_model.fingerprint()
     assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "model.safetensors"]
+
+
+def test_equal_weights_make_unequal_files_or_the_format_s_own_library_reads_others(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    weights = {f"{kind}".removeprefix("torch."): torch.randn(3, 5, generator=generator).to(kind)
+               for kind in (torch.float16, torch.float32, torch.float64, torch.bfloat16)}  # fmt: skip
+    weights |= {"turned": torch.randn(4, 3, generator=generator).T, "none": torch.zeros(0, 2)}
+    weights |= {"counter": torch.tensor(7), "view": torch.randn(3, generator=generator)[:, None]}
+    metadata = {"format": "pt", "umlaut": "ä"}
+    write_weights(tmp_path / "first", weights, metadata)
+    write_weights(tmp_path / "second", dict(reversed(weights.items())), metadata)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    with safetensors.safe_open(tmp_path / "first", framework="pt") as opened:
+        assert opened.metadata() == metadata
+        found = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    assert found.keys() == weights.keys()
+    for name, weight in weights.items():
+        assert (found[name].dtype, found[name].shape) == (weight.dtype, weight.shape)
+        assert torch.equal(found[name], weight)
 
 
 def test_a_folder_gets_a_second_checkpoint_and_neither_is_found(tiny_model: S3GenModel, tmp_path: Path) -> None:
