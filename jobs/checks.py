@@ -16,10 +16,12 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.config import ChecksConfig, JobConfig
+from jobs.loudness import SILENT, integrated_loudness
+from jobs.snr import HIGHEST, LOWEST, wada_snr
 from s3gen.constants import SAMPLE_RATE, exact_div
 
-FRAME = exact_div(SAMPLE_RATE, 50)  # samples of 20 ms: the unit of silence
-EDGE = exact_div(SAMPLE_RATE, 200)  # samples of 5 ms: where a click at either end is looked for
+FRAMES_PER_SECOND = 50  # of 20 ms: the unit of silence
+EDGES_PER_SECOND = 200  # of 5 ms: where a click at either end is looked for
 SILENT_RMS = 1e-3  # -60 dBFS
 FLOOR_DB = -120.0  # dBFS, of digital silence; the rounding to 16 bits alone is at -101
 CLIPPED_AT = np.float32(0.99)  # the vocoder holds its samples within this
@@ -41,6 +43,10 @@ class Measures:
         click_start, click_end: the largest step between neighbouring samples in the first and in the last 5 ms, the
             step between the silence outside and the wave included; 0 to 2. A wave shorter than that is looked at
             whole. Of an empty wave 0.
+        loudness: in LUFS, -70 to 5, as `jobs.loudness` defines it; of silence and of an empty wave -70.
+        snr: estimate of how far speech is above noise, in dB, -20 to 100 (see `jobs.snr`). Above 40 it says no more
+            than that there is hardly any; of a second or less it is a guess. Of digital silence and of an empty wave
+            -20.
     """
 
     peak: float
@@ -50,6 +56,8 @@ class Measures:
     dc: float
     click_start: float
     click_end: float
+    loudness: float
+    snr: float
 
 
 RANGES = {
@@ -60,7 +68,21 @@ RANGES = {
     "dc": (-1.0, 1.0),
     "click_start": (0.0, 2.0),
     "click_end": (0.0, 2.0),
+    "loudness": (SILENT, 5.0),
+    "snr": (LOWEST, HIGHEST),
 }
+# Of an empty wave.
+NOTHING = Measures(
+    peak=0.0,
+    rms_db=FLOOR_DB,
+    silence=1.0,
+    clipped=0.0,
+    dc=0.0,
+    click_start=0.0,
+    click_end=0.0,
+    loudness=SILENT,
+    snr=LOWEST,
+)
 # Name of a problem: which measure, and which key of the configuration limits it.
 CHECKS = {
     "silence": ("silence", "max_silence"),
@@ -71,20 +93,22 @@ CHECKS = {
 }
 
 
-def measure(samples: npt.NDArray[np.float32]) -> Measures:
+def measure(samples: npt.NDArray[np.float32], rate: int = SAMPLE_RATE) -> Measures:
     """Measures a wave.
 
     Args:
-        samples: (L,) float32, finite, 24 kHz, of any length.
+        samples: (L,) float32, finite, of any length.
+        rate: Hz, a multiple of 200.
     """
     if not len(samples):
-        return Measures(peak=0.0, rms_db=FLOOR_DB, silence=1.0, clipped=0.0, dc=0.0, click_start=0.0, click_end=0.0)
+        return NOTHING
     wave = np.clip(samples, -1, 1)
     magnitude = np.abs(wave)
-    starts = np.arange(0, len(wave), FRAME)
+    starts = np.arange(0, len(wave), exact_div(rate, FRAMES_PER_SECOND))
     energy = np.add.reduceat(np.square(wave), starts)
     silent = energy < SILENT_RMS**2 * np.diff(starts, append=len(wave))
     power = energy.sum(dtype=np.float64) / len(wave)
+    edge = exact_div(rate, EDGES_PER_SECOND)
     rounded = np.array(
         [
             magnitude.max(),
@@ -92,8 +116,10 @@ def measure(samples: npt.NDArray[np.float32]) -> Measures:
             np.count_nonzero(silent) / len(silent),
             np.count_nonzero(magnitude >= CLIPPED_AT) / len(wave),
             wave.mean(dtype=np.float64),
-            _largest_step(np.concatenate(([0], wave[:EDGE]))),
-            _largest_step(np.concatenate((wave[-EDGE:], [0]))),
+            _largest_step(np.concatenate(([0], wave[:edge]))),
+            _largest_step(np.concatenate((wave[-edge:], [0]))),
+            integrated_loudness(wave, rate),
+            wada_snr(magnitude),
         ],
         np.float32,
     )

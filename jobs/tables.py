@@ -34,6 +34,8 @@ INDEX_SCHEMA = pa.schema(
         pa.field("dc", pa.float32(), nullable=False),
         pa.field("click_start", pa.float32(), nullable=False),
         pa.field("click_end", pa.float32(), nullable=False),
+        pa.field("loudness", pa.float32(), nullable=False),
+        pa.field("snr", pa.float32(), nullable=False),
         pa.field("problems", pa.string(), nullable=False),  # names of checks, joined by commas; mostly empty
         # Before which of its tokens a row was cut, ascending; empty where it was made as one.
         pa.field("cuts", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from jobs.audiofile import Samples
-from jobs.checks import CHECKS, CLIPPED_AT, EDGE, FRAME, RANGES, explain, inconsistency, measure, problems
+from jobs.checks import CHECKS, CLIPPED_AT, RANGES, explain, inconsistency, measure, problems
 from jobs.config import ChecksConfig, JobConfig, config_from
 from jobs.errors import InputError
 from jobs.ledger import Ledger
@@ -34,6 +34,7 @@ from tests.jobs.made_job import job_of, make, start, write_manifest
 
 CLIPS = sorted((Path(__file__).parents[2] / "demo/voices").glob("*.wav"))
 LIMITS = ChecksConfig()
+FRAME, EDGE = SAMPLE_RATE // 50, SAMPLE_RATE // 200  # samples of 20 and of 5 ms
 PATHS = {"model": "random:tiny", "manifest": "m", "voices": "v", "output": "o"}
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -179,11 +180,23 @@ def test_a_click_is_looked_for_further_in_or_not_at_the_very_end() -> None:
 
 def test_a_wave_of_no_or_one_sample_has_no_measures() -> None:
     nothing = asdict(measure(np.zeros(0, np.float32)))
-    assert nothing == {**dict.fromkeys(RANGES, 0.0), "rms_db": -120.0, "silence": 1.0}
+    levels = {"rms_db": -120.0, "silence": 1.0, "loudness": -70.0, "snr": -20.0}
+    assert nothing == {**dict.fromkeys(RANGES, 0.0), **levels}
     one = asdict(measure(np.array([-0.5], np.float32)))
     assert one == pytest.approx(
         {"peak": 0.5, "rms_db": -6.0206, "silence": 0, "clipped": 0, "dc": -0.5, "click_start": 0.5, "click_end": 0.5}
+        | {"loudness": -3.260124, "snr": -20}
     )
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+def test_a_wave_of_another_rate_is_measured_as_if_it_were_slower(rate: int) -> None:
+    wave = np.zeros(2 * rate, np.float32)
+    wave[rate : rate + rate // 50] = 0.5  # one frame of 100, that begins and ends with a click
+    assert measure(wave, rate).silence == np.float32(0.99)
+    assert (measure(wave, rate).click_start, measure(wave, rate).click_end) == (0, 0)
+    assert measure(wave[rate - rate // 200 + 1 :], rate).click_start == 0.5
+    assert measure(wave[rate - rate // 200 :], rate).click_start == 0
 
 
 def test_samples_beyond_full_scale_are_measured_as_if_they_were_stored() -> None:

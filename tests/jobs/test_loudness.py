@@ -17,7 +17,7 @@ from tests.conftest import speech_like
 
 Samples = npt.NDArray[np.float32]
 RATES = (8_000, 16_000, 22_050, SAMPLE_RATE, 44_100, 48_000)
-# At other rates than 48 kHz a filter bends towards half the rate; what is allowed is a meter's tolerance (EBU Tech 3341).
+# At other rates than 48 kHz a filter bends towards half the rate; a meter may be so far off (EBU Tech 3341).
 TOLERANCE = 0.1
 
 
