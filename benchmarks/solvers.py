@@ -1,7 +1,8 @@
 """What each solver costs and how far it goes astray: ``python -m benchmarks.solvers [--device cuda] [--model WHERE]``.
 
 The same utterances by one choice of solver after another. Speed is measured in turn and again and again, the order
-turned from round to round. Distances are of the same noise, in float32, one utterance at a time:
+turned from round to round; beside the first it is that of the processor's own time on a CPU, where other programs may
+run. Distances are of the same noise, in float32, one utterance at a time:
 
 - mel: relative L2 distance of the generated frames;
 - wave: spectral convergence, the relative distance of the waves' STFT magnitudes (Arik et al., arXiv 1808.06719), of
@@ -22,18 +23,18 @@ A mean-flow model has Euler's steps alone: ``--solvers euler:1 euler:4 --fine eu
 from __future__ import annotations
 
 import argparse
-import operator
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from benchmarks import choices, machine, report, utterances
-from benchmarks.contenders import Ours
+from benchmarks.contenders import Cost, Ours
 from benchmarks.utterances import Utterance
 from s3gen import S3GenModel, Solver
 from s3gen.config import RANDOM_MODELS
@@ -132,7 +133,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     everything = choices.spoken(options)
     few = utterances.sample(everything, options.sample)
     far = [distances(model, each, seed, solvers, solver_of(options.fine)) for seed, each in enumerate(few)]
-    speeds = _speeds(model.prepare(dtype=options.dtype, compile=options.compile), everything, solvers, options)
+    costs = _costs(model.prepare(dtype=options.dtype, compile=options.compile), everything, solvers, options)
+    audio = sum(each.seconds for each in everything)
     return {
         "kind": "solvers",
         "machine": machine.describe(device),
@@ -144,8 +146,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
             {
                 "solver": name,
                 "evaluations": evaluations[name],
-                "audio_seconds_per_second": report.spread(speeds[name]),
-                "beside_reference": report.spread(map(operator.truediv, speeds[name], speeds[reference])),
+                "audio_seconds_per_second": report.spread(audio / cost.wall for cost in costs[name]),
+                "beside_reference": report.spread(_times(costs[reference], device) / _times(costs[name], device)),
                 "distances": [each[name] for each in far],
             }
             for name in solvers
@@ -162,20 +164,24 @@ def calm(model: S3GenModel) -> None:
         weight[:, (radians > _CALM_RADIANS).repeat(2)] = 0.0
 
 
-def _speeds(
+def _costs(
     model: S3GenModel, spoken: list[Utterance], solvers: Mapping[str, Solver], options: argparse.Namespace
-) -> dict[str, list[float]]:
-    """Audio seconds per second of each round, by solver."""
+) -> dict[str, list[Cost]]:
+    """What speaking all of them took in each round, by solver."""
     batches = plan_batches([each.frames for each in spoken], options.max_frames)
     contenders = {name: Ours(model, spoken, batches, solver=solver) for name, solver in solvers.items()}
     for contender in contenders.values():
         contender.measure()
-    audio = sum(each.seconds for each in spoken)
-    speeds: dict[str, list[float]] = {name: [] for name in solvers}
+    costs: dict[str, list[Cost]] = {name: [] for name in solvers}
     for turn in range(options.rounds):
         for name, contender in reversed(contenders.items()) if turn % 2 else contenders.items():
-            speeds[name].append(audio / contender.measure().wall)
-    return speeds
+            costs[name].append(contender.measure())
+    return costs
+
+
+def _times(costs: Sequence[Cost], device: torch.device) -> np.ndarray:
+    """Seconds of each round: by the clock, on a CPU those of its threads."""
+    return np.array([cost.cpu if device.type == "cpu" else cost.wall for cost in costs])
 
 
 @torch.no_grad()
