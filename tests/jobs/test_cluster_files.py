@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,6 +147,22 @@ def test_job_is_not_where_the_pod_looks_for_it(order: Order) -> None:
     assert volume == {"name": mount["name"], "configMap": {"name": order.settings["metadata"]["name"]}}
     (key,) = order.settings["data"]
     assert f" {mount['mountPath']}/{key} " in order.job["spec"]["entrypoint"]
+
+
+@pytest.mark.parametrize(("code", "again"), [(0, False), (1, True), (2, True), (3, False)])
+def test_pods_are_started_again_for_a_job_that_is_finished(
+    code: int, again: bool, order: Order, tmp_path: Path
+) -> None:
+    command = tmp_path / "s3gen"
+    command.write_text(f"#!/bin/sh\necho $*\nexit {code}\n")
+    command.chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:/usr/bin:/bin"}
+    # As Ray's job API starts it.
+    done = subprocess.run(
+        order.job["spec"]["entrypoint"], shell=True, env=environment, executable="/bin/bash", capture_output=True
+    )
+    assert (done.returncode != 0) is again
+    assert done.stdout == b"synth /etc/s3gen/job.yaml\n"
 
 
 def test_pods_wait_for_gpus_that_never_come(order: Order) -> None:
