@@ -10,7 +10,7 @@ import pytest
 from benchmarks import streaming
 from benchmarks.streaming import Choice
 
-ARGUMENTS = ["--device", "cpu", "--model", "random:tiny", "--threads", "1", "--tokens", "24"]
+ARGUMENTS = ["--device", "cpu", "--model", "random:tiny", "--meanflow", "--threads", "1", "--tokens", "24"]
 ARGUMENTS += ["--prompt-seconds", "0.4", "0.6", "--rounds", "1", "--chunk-tokens", "10", "40"]
 
 

@@ -45,7 +45,7 @@ def pieces(
     return [*waves, stream.finish(state)]
 
 
-@pytest.mark.parametrize("chunk", [1, 7, FRAMES])
+@pytest.mark.parametrize("chunk", [2, 7, FRAMES])
 def test_a_chunk_is_not_vocoded_as_if_it_stood_alone(exact, chunk):
     mel = slow_mel(FRAMES).double()
     assert float(exact.f0(mel).min()) > exact.config.nsf_voiced_threshold
@@ -53,7 +53,7 @@ def test_a_chunk_is_not_vocoded_as_if_it_stood_alone(exact, chunk):
     assert relative_error(torch.cat(pieces(VocoderStream(exact), mel, chunk), dim=1), whole) < EXACT
 
 
-@pytest.mark.parametrize("chunk", [3, 50])
+@pytest.mark.parametrize("chunk", [1, 25])
 def test_float32_brings_rounding_and_no_drift(vocoder, chunk):
     mel = slow_mel(FRAMES)
     whole, _ = vocoder.inference(mel, seed=3)
@@ -189,13 +189,13 @@ def test_the_sources_phase_goes_on_where_it_stopped(vocoder):
 
 @pytest.mark.parametrize("least", [0, 1])
 def test_the_borders_of_chunks_are_as_quiet_as_others(vocoder, least):
-    mel = slow_mel(180)
+    mel = slow_mel(140)
     waves = pieces(VocoderStream(vocoder), mel, 4, least=least)
     rough, whole = roughness(torch.cat(waves, dim=1)[0]), roughness(vocoder.inference(mel, seed=3)[0][0])
     ends = torch.cumsum(torch.tensor([wave.shape[1] for wave in waves if wave.shape[1]]), 0)[:-1] // 480 - 1
     inside = torch.ones(len(rough), dtype=torch.bool).scatter(0, ends, False)
-    assert len(ends) >= 40
-    assert rough[ends].mean() < 1.5 * rough[inside].mean()  # noise, of 40 borders
+    assert len(ends) >= 30
+    assert rough[ends].mean() < 1.5 * rough[inside].mean()  # noise, of 30 borders
     assert rough[ends].mean() < 1.1 * whole[ends].mean()  # the same borders where none is a joint
 
 
