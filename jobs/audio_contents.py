@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from jobs.checks import inconsistency
 from jobs.config import JobConfig, config_from
@@ -21,6 +19,7 @@ from jobs.ledger import Ledger
 from jobs.plan import Shard
 from jobs.records import CommitRecord, StoredFile, ids_digest
 from jobs.rows import Failure, Row, check_rows
+from jobs.stored_clips import shar_clips, stored_clips
 from jobs.urls import Options
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
@@ -55,15 +54,21 @@ class AudioContents:
             message = f"the index names {sorted(shards)}, the record {record.audio.name}"
             yield Finding("index", f"shard {record.shard}", message)
         yield from _check_measures(record, index, self._config)
-        if record.audio is not None and record.audio.name in contents:
-            yield from self._clips(record.audio, contents[record.audio.name], index)
+        if (record.cuts is None) != (record.audio is None or self._config.format != "lhotse"):
+            yield Finding(
+                "record", f"shard {record.shard}", f"its files are not those of the format {self._config.format}"
+            )
+        elif record.audio is not None and all(file.name in contents for file in (record.audio, record.cuts) if file):
+            cuts = None if record.cuts is None else contents[record.cuts.name]
+            yield from self._clips(record.audio, contents[record.audio.name], cuts, index)
         yield from self._rows(self._plan.shard(record.shard), record, index, failed)
 
-    def _clips(self, file: StoredFile, data: bytes, index: pa.Table) -> Iterator[Finding]:
+    def _clips(self, file: StoredFile, data: bytes, cuts: bytes | None, index: pa.Table) -> Iterator[Finding]:
         expected = index.to_pylist()
         found = 0
         try:
-            for row_id, clip in _stored_clips(file.name, data):
+            stored = stored_clips(file.name, data) if cuts is None else shar_clips(data, cuts, expected, SAMPLE_RATE)
+            for row_id, clip in stored:
                 if found < len(expected):
                     yield from _check_clip(file.name, found, row_id, clip, expected[found])
                 found += 1
@@ -100,33 +105,6 @@ def _check_measures(record: CommitRecord, index: pa.Table, config: JobConfig) ->
         wrong = inconsistency(entry, config)
         if wrong is not None:
             yield Finding("index", f"shard {record.shard}", f"{entry['id']!r}: {wrong}")
-
-
-def _stored_clips(name: str, data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Id and stored audio of each row of a shard file."""
-    if name.endswith(".parquet"):
-        for batch in pq.ParquetFile(pa.BufferReader(data)).iter_batches(
-            batch_size=64, columns=["id", "audio"], use_threads=False
-        ):
-            for row in batch.to_pylist():
-                yield row["id"], row["audio"]["bytes"]
-        return
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        clip: tuple[str, bytes] | None = None
-        for member in tar:
-            key, _, suffix = member.name.partition(".")
-            content = tar.extractfile(member)
-            if content is None:
-                raise ValueError(f"{member.name} is not a file")
-            if suffix != "json":
-                clip = (key, content.read())
-            elif clip is None or clip[0] != key:
-                raise ValueError(f"{member.name} does not follow its audio")
-            else:
-                yield json.load(content)["id"], clip[1]
-                clip = None
-        if clip is not None:
-            raise ValueError(f"{clip[0]} has no json")
 
 
 def _check_clip(name: str, at: int, row_id: str, clip: bytes, entry: dict[str, Any]) -> Iterator[Finding]:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable
-from typing import IO
+from typing import IO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from jobs.errors import InputError
 from s3gen.constants import SAMPLE_RATE
 
 Samples = npt.NDArray[np.float32]
@@ -22,8 +23,23 @@ READABLE_SUFFIXES = frozenset(
     {"aif", "aifc", "aiff", "au", "avr", "caf", "flac", "htk", "ircam", "m4w", "mat", "mp3", "nist", "oga", "ogg"}
     | {"opus", "paf", "pvf", "rf64", "sd2", "snd", "sph", "svx", "voc", "w64", "wav", "wave", "wve", "xi"}
 )
-# What a job may store, by its configuration key `audio`.
-ENCODINGS = {"flac": "FLAC", "wav": "WAV"}
+
+
+class Encoding(NamedTuple):
+    """A container and what is in it, as libsndfile calls them; and what a sample is in it, for people."""
+
+    container: str
+    subtype: str
+    description: str
+
+
+# What a job may store, by its configuration key `audio`; the keys are the files' suffixes, too.
+ENCODINGS = {
+    "flac": Encoding("FLAC", "PCM_16", "16 bit"),
+    "wav": Encoding("WAV", "PCM_16", "16 bit"),
+    "ogg": Encoding("OGG", "OPUS", "Opus"),
+    "mp3": Encoding("MP3", "MPEG_LAYER_III", "MPEG layer III"),
+}
 
 # Hz. No recording of a voice is outside; a header that claims it would decide how much memory is asked for.
 MIN_RATE, MAX_RATE = 1_000, 768_000
@@ -81,12 +97,16 @@ def _read_mono(sound: soundfile.SoundFile, most: int | None) -> Samples:
     return np.concatenate(parts)
 
 
-def encode(samples: Samples, audio: str) -> bytes:
-    """A 24 kHz mono file of 16-bit PCM; equal samples give equal bytes.
+def encode(samples: Samples, audio: str, rate: int = SAMPLE_RATE) -> bytes:
+    """A mono file of 16-bit PCM, or of what a codec makes of that.
+
+    Equal samples give equal bytes, but for `ogg`: of that they decode to equal samples, since libsndfile puts a random
+    number into each file. Whatever the encoding is, as many samples come out as went in.
 
     Args:
         samples: (L,) float32, finite, full scale +-1; rounded to the nearest step, clipped to the range.
         audio: a key of `ENCODINGS`.
+        rate: Hz.
 
     Raises:
         ValueError: an unknown encoding, or samples that are not finite, which have no PCM value.
@@ -98,9 +118,24 @@ def encode(samples: Samples, audio: str) -> bytes:
     # Exact in float32: the scale is a power of two. Clipped before, so that nothing overflows.
     scaled = np.rint(np.clip(samples, -1, 1) * np.float32(PCM16_SCALE))
     pcm = np.minimum(scaled, PCM16_SCALE - 1).astype(np.int16)
+    encoding = ENCODINGS[audio]
     file = io.BytesIO()
-    soundfile.write(file, pcm, SAMPLE_RATE, format=ENCODINGS[audio], subtype="PCM_16")
+    soundfile.write(file, pcm, rate, format=encoding.container, subtype=encoding.subtype)
     return file.getvalue()
+
+
+def check_encoder(audio: str) -> None:
+    """Returns where this machine's libsndfile writes an encoding.
+
+    Raises:
+        InputError: it does not.
+    """
+    encoding = ENCODINGS[audio]
+    if not soundfile.check_format(encoding.container, encoding.subtype):
+        raise InputError(
+            f"audio: {audio} cannot be written here: libsndfile {soundfile.__libsndfile_version__} has no "
+            f"{encoding.description}; PyPI's soundfile brings one that has; or give flac or wav"
+        )
 
 
 def _reason(error: Exception) -> str:

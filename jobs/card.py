@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import yaml
 
+from jobs.audiofile import ENCODINGS
 from jobs.checks import CHECKS
 from jobs.config import JobConfig, config_from
+from jobs.formats import FORMATS
 from jobs.ledger import Ledger
 from jobs.report_failures import table_batches
 from jobs.report_numbers import Voices
@@ -25,7 +27,6 @@ from jobs.report_words import count, length, percent, plain, some
 from jobs.storage import Folder
 from jobs.tally import Summary
 from jobs.urls import is_url
-from jobs.writers import FORMATS
 from s3gen.card_mark import CARD, is_unedited, marked
 from s3gen.constants import SAMPLE_RATE
 
@@ -94,7 +95,7 @@ def card(job: Mapping[str, Any], summary: Summary, voices: Voices, reseeded: int
 
 
 def _head(config: JobConfig, summary: Summary, name: str) -> dict[str, Any]:
-    files = f"audio/*.{FORMATS[config.format].suffix}"
+    files = FORMATS[config.format].pattern
     head: dict[str, Any] = {
         "pretty_name": name,
         "task_categories": ["text-to-speech"],
@@ -121,7 +122,8 @@ def _synthetic(config: JobConfig, summary: Summary, voices: Voices) -> str:
     amounts = f"{count(summary.rows_done)} utterances, {length(summary.samples / SAMPLE_RATE)} of audio"
     return (
         f"**All speech in this data set is synthetic: it was computed by a machine.** {spoken}\n\n"
-        f"{amounts}, {more}{count(len(voices.table()))} voices, 24 kHz, mono, 16 bit ({config.audio}).{failed}"
+        f"{amounts}, {more}{count(len(voices.table()))} voices, 24 kHz, mono, "
+        f"{ENCODINGS[config.audio].description} ({config.audio}).{failed}"
     )
 
 
@@ -191,18 +193,23 @@ def _beyond(name: str, summary: Summary) -> str:
     return f"{count(rows)} ({percent(rows, summary.rows_done)})" if rows else "0"
 
 
+# How a library of each format reads an output, and which library that is.
+READERS = {
+    "parquet": 'load_dataset(FOLDER, split="train")  # of the library datasets; the column audio decodes to 24 kHz',
+    "webdataset": 'WebDataset(sorted(glob("FOLDER/audio/*.tar")))  # of the library webdataset',
+    "lhotse": 'CutSet.from_shar(in_dir="FOLDER/audio")  # of the library lhotse',
+}
+
+
 def _contents(config: JobConfig) -> str:
-    suffix = FORMATS[config.format].suffix
-    reader = (
-        'load_dataset(FOLDER, split="train")  # of the library datasets; the column audio decodes to 24 kHz'
-        if config.format == "parquet"
-        else f'WebDataset(sorted(glob("FOLDER/audio/*.{suffix}")))  # of the library webdataset'
-    )
+    stored = FORMATS[config.format]
+    columns = "the utterances" if stored.write_cuts else "the utterances, with the columns of the manifest"
+    cuts = "- `audio/cuts.*.jsonl.gz`: what each says, and the columns of the manifest\n" if stored.write_cuts else ""
     return (
         "## Contents\n\n"
-        f"- `audio/*.{suffix}`: the utterances, with the columns of the manifest\n"
+        f"- `{stored.pattern}`: {columns}\n{cuts}"
         "- `index.parquet`: where each utterance is, its length, the sha256 of its stored audio and its measures\n\n"
-        f"```python\n{reader}\n```\n\n"
+        f"```python\n{READERS[config.format]}\n```\n\n"
         "`job.json`, `failures.parquet`, `report.html` and `ledger/` are the job's own. They name paths of where it "
         "ran, and readers need none of them."
     )

@@ -42,8 +42,8 @@ import numpy as np
 from jobs.errors import StorageError, StorageUnknown
 from jobs.layout import (
     COMMIT_NAME,
-    DATA,
     DATA_NAME,
+    DATA_PREFIXES,
     range_prefix,
     record_name,
     record_prefix,
@@ -211,7 +211,7 @@ class Commits:
     def data_names(self, number: int) -> list[str]:
         """The files of a range's shards, whether a record names them or not."""
         planned = self.plan.range(number)
-        names = [name for prefix in DATA for name in self.folder.list(f"{prefix}{number:04d}")]
+        names = [name for prefix in DATA_PREFIXES for name in self.folder.list(f"{prefix}{number:04d}")]
         # Shards beyond the ten millionth have eight digits, the first of which may be the same.
         return [name for name in names if (match := DATA_NAME.match(name)) and int(match[1]) in planned]
 

@@ -24,7 +24,7 @@ from pydantic import (
 
 from jobs.errors import InputError
 from jobs.plain_yaml import MAX_BYTES, MAX_DEPTH, legible, parse_yaml, read_mapping, shown
-from jobs.refusals import SECRET_KEYS, explain, refuse_unbuilt, refuse_unknown_keys
+from jobs.refusals import SECRET_KEYS, explain, refuse_unknown_keys
 from jobs.urls import absolute_url, is_url
 from s3gen.constants import SILENCE_TOKEN, VOCAB_SIZE
 from s3gen.splitting import Splitting
@@ -167,8 +167,8 @@ class JobConfig(RunConfig):
     manifest: Place  # path, glob or URL of Parquet
     voices: Place  # the voice table
     output: Annotated[Place, AfterValidator(_folder)]
-    format: Literal["parquet", "webdataset"] = "parquet"
-    audio: Literal["flac", "wav"] = "flac"
+    format: Literal["parquet", "webdataset", "lhotse"] = "parquet"
+    audio: Literal["flac", "wav", "ogg", "mp3"] = "flac"
     shard_rows: Annotated[int, Field(ge=1, le=1_000_000)] = 512
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] = 0
     start_fade: bool = True
@@ -232,7 +232,6 @@ def checked(
     if merged.get("storage_options", {}) is None:
         merged["storage_options"] = {}
     refuse_unknown_keys(merged, kind)
-    refuse_unbuilt(merged)
     try:
         return kind.model_validate(merged)
     except ValidationError as error:

@@ -12,10 +12,12 @@ COMMITS = "ledger/commits/"
 ROUNDS = "ledger/rounds/"
 FINISH = "ledger/finish/"
 DATA = ("audio/", "ledger/index/", "ledger/failures/")
+# What the names of files in these begin with, up to the number of their shard. lhotse wants two kinds by their names.
+DATA_PREFIXES = (*DATA, "audio/recording.", "audio/cuts.")
 INDEX, FAILURES, DUPLICATES = TABLES = ("index.parquet", "failures.parquet", "duplicates.parquet")
 COMMIT_NAME = re.compile(r"^ledger/commits/\d{4,}/(\d{7,})(?:\.([0-9a-f]+))?\.json$")
 ROUND_NAME = re.compile(r"^ledger/rounds/(\d{4})-\d{8}\.json$")
-DATA_NAME = re.compile(r"^(?:audio|ledger/index|ledger/failures)/(\d{7,})-[^/]*$")
+DATA_NAME = re.compile(r"^(?:audio/(?:recording\.|cuts\.)?|ledger/index/|ledger/failures/)(\d{7,})-[^/]*$")
 
 
 def plan_name(digest: str) -> str:

@@ -5,7 +5,8 @@ Layout under the output (nothing else knows it; use ``Ledger``):
     job.json                                the frozen job; created once, after the plan
     ledger/plan-<digest>.parquet            the plan
     ledger/lease/...                        who runs it (see ``lease``)
-    audio/<shard>-<attempt>.<ext>           the audio of a shard
+    audio/<shard>-<attempt>.<ext>           the audio of a shard; in the format lhotse two files, named
+                                            ``recording.<shard>-<attempt>.tar``, ``cuts.<shard>-<attempt>.jsonl.gz``
     ledger/index/<shard>-<attempt>.parquet  its part of the index
     ledger/failures/<shard>-<attempt>.parquet
     ledger/commits/<range>/<shard>.json     its commit record: the shard is done when this is there (see ``commits``)
@@ -50,7 +51,7 @@ from jobs.storage import Folder
 from jobs.tables import Tables
 from jobs.tally import Summary, summed
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 
 class Ledger(Commits):

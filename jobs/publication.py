@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from jobs.checks import RANGES
 from jobs.config import JobConfig
+from jobs.formats import FORMATS
 from jobs.ledger import Ledger
 from jobs.padding import Padding
 from jobs.pulse import Pulse
@@ -19,7 +20,7 @@ from jobs.rows import Row
 from jobs.spool import Clip, Spool
 from jobs.tables import INDEX_SCHEMA
 from jobs.uploads import Upload
-from jobs.writers import FORMATS
+from jobs.writers import Sound
 from s3gen.constants import SAMPLE_RATE
 
 
@@ -71,9 +72,9 @@ class Publication:
         """
         upload = Upload(self.ledger, self.attempt, self.scratch, self.pulse)
         clips = [made.spool.clips[row.position] for row in made.rows]
-        audio = index = failures = None
+        audio = cuts = index = failures = None
         if made.rows:
-            audio = self._write_audio(made, upload)
+            audio, cuts = self._write_audio(made, upload)
             index = upload.write_table(self.attempt.index_name, _index(made.rows, clips, audio.name))
         if len(made.failed):
             failures = upload.write_table(self.attempt.failures_name, made.failed)
@@ -95,17 +96,23 @@ class Publication:
             started_at=made.started_at,
             finished_at=time.time(),
             audio=audio,
+            cuts=cuts,
             index=index,
             failures=failures,
         )
         return record, upload.publish(record)
 
-    def _write_audio(self, made: Made, upload: Upload) -> StoredFile:
+    def _write_audio(self, made: Made, upload: Upload) -> tuple[StoredFile, StoredFile | None]:
         shard_format = FORMATS[self.config.format]
-        name = self.attempt.audio_name(shard_format.suffix)
-        clips = made.spool.read([row.position for row in made.rows])
-        shard_format.write(upload.local(name), made.columns, clips, self.config.audio)
-        return upload.stored(name)
+        positions = [row.position for row in made.rows]
+        samples = [made.spool.clips[position].samples for position in positions]
+        sound = Sound(suffix=self.config.audio, rate=SAMPLE_RATE, samples=samples)
+        name = self.attempt.audio_name(shard_format.suffix, shard_format.prefix)
+        shard_format.write(upload.local(name), made.columns, made.spool.read(positions), sound)
+        if shard_format.write_cuts is None:
+            return upload.stored(name), None
+        shard_format.write_cuts(upload.local(self.attempt.cuts_name), made.columns, sound)
+        return upload.stored(name), upload.stored(self.attempt.cuts_name)
 
 
 def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str) -> pa.Table:

@@ -47,10 +47,11 @@ class CommitRecord:
     audio: StoredFile | None  # None when no row could be made
     index: StoredFile | None
     failures: StoredFile | None  # None when no row failed
+    cuts: StoredFile | None = None  # beside the audio, in the format lhotse
 
     def files(self) -> list[StoredFile]:
         """All files that the record names."""
-        return [file for file in (self.audio, self.index, self.failures) if file is not None]
+        return [file for file in (self.audio, self.cuts, self.index, self.failures) if file is not None]
 
     def to_bytes(self) -> bytes:
         """As JSON."""
@@ -61,7 +62,7 @@ class CommitRecord:
         """From JSON. ValueError when it is no record."""
         try:
             values = json.loads(data)
-            for key in ("audio", "index", "failures"):
+            for key in ("audio", "cuts", "index", "failures"):
                 values[key] = None if values[key] is None else StoredFile(**values[key])
             return cls(**values)
         except (TypeError, KeyError) as error:
@@ -166,9 +167,14 @@ class Attempt:
         """Shard and attempt."""
         return f"{self.shard:07d}-{self.id}"
 
-    def audio_name(self, ext: str) -> str:
+    def audio_name(self, ext: str, prefix: str = "") -> str:
         """Of the shard file; ``ext`` without a dot."""
-        return f"audio/{self.stem}.{ext}"
+        return f"audio/{prefix}{self.stem}.{ext}"
+
+    @property
+    def cuts_name(self) -> str:
+        """Of the file beside it, in the format lhotse."""
+        return f"audio/cuts.{self.stem}.jsonl.gz"
 
     @property
     def index_name(self) -> str:

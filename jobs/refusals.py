@@ -21,20 +21,6 @@ EXAMPLES = {
     "voices": "my_voices.parquet",
     "output": "my_speech",
 }
-UNBUILT: dict[str, dict[str, str]] = {
-    "format": {"lhotse": "give parquet or webdataset"},
-    "audio": {"ogg": "give flac or wav", "mp3": "give flac or wav", "opus": "give flac or wav"},
-}
-
-
-def refuse_unbuilt(values: Mapping[str, Any]) -> None:
-    """Choices that are planned get an error of their own: they are neither typing mistakes nor silently ignored."""
-    for key, choices in UNBUILT.items():
-        value: Any = values
-        for part in key.split("."):
-            value = value.get(part) if isinstance(value, Mapping) else None
-        if isinstance(value, str) and value in choices:
-            raise InputError(f"{key}: {shown(value)} is not supported yet; {choices[value]}")
 
 
 def refuse_unknown_keys(
@@ -93,10 +79,10 @@ def explain(error: ValidationError, kind: type[BaseModel]) -> Iterator[str]:
         yield f"{key}: {refused}give {wanted}{_meant(items)}{_below(key, items[0], kind)}"
 
 
-# What else dtypes and devices are called, where it looks too little like the name.
+# What else dtypes, devices, encodings and formats are called, where it looks too little like the name.
 OTHER_NAMES = {
     **{"fp32": "float32", "float": "float32", "float64": "float32", "fp16": "float16", "half": "float16"},
-    "gpu": "cuda",
+    **{"gpu": "cuda", "opus": "ogg", "shar": "lhotse"},
 }
 
 

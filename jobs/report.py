@@ -119,12 +119,16 @@ def read(ledger: Ledger, options: Options | None) -> Material:
         records=len(records),
         failures=failures,
         run=run_of(records, share=share, speed=now.speed),
-        stored_bytes=sum(record.audio.bytes for record in records if record.audio) / (share or 1),
+        stored_bytes=sum(_stored_bytes(record) for record in records) / (share or 1),
         samples=samples,
         suspects=suspects,
         extremes=extremes,
         reading_at=time.time(),
     )
+
+
+def _stored_bytes(record: CommitRecord) -> int:
+    return sum(file.bytes for file in (record.audio, record.cuts) if file)
 
 
 def _players(folder: Folder, choice: Choice) -> list[list[Player]]:

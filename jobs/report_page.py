@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
+from jobs.audiofile import ENCODINGS
 from jobs.checks import CHECKS
 from jobs.config import EngineConfig, config_from
 from jobs.reasons import REASONS
@@ -337,12 +338,13 @@ def _made(material: Material) -> list[tuple[str, str]]:
     limit = f", the first {count(job['limit'])} rows of it" if job["limit"] else ""
     fade = "" if config["start_fade"] else ", no start fade"
     rows = f"{some(material.files, 'file')}, {some(material.status.rows_total, 'row')}{limit}"
+    stored = f"{config['audio']} in {config['format']}, 24 kHz, mono, {ENCODINGS[config['audio']].description}"
     values = [
         ("model", f"{model}  (fingerprint {_digest(prints['model'])})"),
         ("voices", f"{config['voices']}  (fingerprint {_digest(prints['voices'])})"),
         ("manifest", f"{config['manifest']}  ({rows})"),
         ("plan", f"{some(material.status.shards_total, 'shard')}  (digest {_digest(job['plan'])})"),
-        ("stored as", f"{config['audio']} in {config['format']}, 24 kHz, mono, 16 bit; {size(material.stored_bytes)}"),
+        ("stored as", f"{stored}; {size(material.stored_bytes)}"),
         ("engine", f"{engine['dtype']}, {solved}, prompt: {prompt}{fade}"),
         ("seed", f"{config['seed']}, with each row's id, where the manifest has no seeds"),
         ("versions", ", ".join(f"{name} {version}" for name, version in job["versions"].items())),

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from jobs.audiofile import check_encoder
 from jobs.batch import Batch, Item, Trouble
 from jobs.config import JobConfig, config_from
 from jobs.encoding import Encoders, Intake
@@ -132,10 +133,12 @@ class Worker:
             threads: of the model on a CPU, where sums depend on it in their last bits; on a GPU, for encoding.
 
         Raises:
-            InputError: no such job; or the model or the voices are not those that the job was begun with.
+            InputError: no such job, or one whose audio cannot be written here; or the model or the voices are not those
+                that the job was begun with.
         """
         ledger = Ledger.open(Folder(output, options))
         config = config_from(ledger.job["config"])
+        check_encoder(config.audio)
         model = open_prepared(config, options, threads)
         voices = VoiceTable.open(config.voices, options)
         ledger.check_unchanged({"fingerprints": fingerprints(model, voices)})

@@ -1,7 +1,8 @@
-"""Shard files: one function per format, which writes a shard's rows and clips to a local file.
+"""Shard files of Parquet and WebDataset, and what every format has in common; see ``formats`` for all of them.
 
-All have the same contract (`WriteShard`): the table of columns and the clips go in, row by row in the same order, and
-the same input gives the same bytes on every machine and day: no times, no owners, no random names.
+All functions that write a shard have one contract (`WriteShard`): the table of columns and the clips go in, row by row
+in the same order, and the same input gives the same bytes on every machine and day: no times, no owners, no random
+names.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ import pyarrow.parquet as pq
 
 from jobs.keys import key_of
 from jobs.rows import Row
-from s3gen.constants import SAMPLE_RATE
 
 # Small row groups: a reader that wants one row decompresses no more than this, and the Hub's viewer stays quick.
 ROW_GROUP_ROWS = 100
@@ -33,16 +33,24 @@ FILE_MODE = 0o644
 AUDIO_TYPE = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
 INPUT_COLUMNS = ("tokens", "seed")
 
-# path, columns (their `id` first), one encoded clip per row, suffix of the clips ("flac")
-WriteShard = Callable[[Path, pa.Table, Iterable[bytes], str], None]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ShardFormat:
-    """How shards are stored: the file's suffix, and the function that writes one."""
+class Sound:
+    """What is known of a shard's clips beside their bytes.
+
+    Attributes:
+        suffix: of their files ("flac").
+        rate: Hz.
+        samples: of each.
+    """
 
     suffix: str
-    write: WriteShard
+    rate: int
+    samples: Sequence[int]
+
+
+# path, columns (their `id` first), one encoded clip per row, what is known of them
+WriteShard = Callable[[Path, pa.Table, Iterable[bytes], Sound], None]
 
 
 def stored_columns(table: pa.Table, rows: Sequence[Row], *, keep_inputs: bool) -> pa.Table:
@@ -88,19 +96,19 @@ def pick(table: pa.Table, positions: Sequence[int]) -> pa.Table:
     return pa.concat_tables(slices) if slices else table.slice(0, 0)
 
 
-def write_parquet(path: Path, columns: pa.Table, clips: Iterable[bytes], suffix: str) -> None:
+def write_parquet(path: Path, columns: pa.Table, clips: Iterable[bytes], sound: Sound) -> None:
     """A Parquet shard in the Hugging Face Audio convention: `id`, `voice_id`, `audio`, then the other columns."""
     names = columns.column_names
     order = [*names[:2], "audio", *names[2:]]
     fields = [pa.field("audio", AUDIO_TYPE) if name == "audio" else columns.schema.field(name) for name in order]
-    schema = pa.schema(fields, metadata={"huggingface": json.dumps(_huggingface(fields))})
+    schema = pa.schema(fields, metadata={"huggingface": json.dumps(_huggingface(fields, sound.rate))})
     # Audio is compressed already and never repeats: a dictionary of clips would only cost memory.
     options = {"compression": "snappy", "use_dictionary": [name for name in order if name != "audio"]}
     with pq.ParquetWriter(path, schema, **options) as writer:
         start = 0
         for group in _groups(clips):
             rows = columns.slice(start, len(group))
-            paths = [f"{key_of(row_id)}.{suffix}" for row_id in rows.column("id").to_pylist()]
+            paths = [f"{key_of(row_id)}.{sound.suffix}" for row_id in rows.column("id").to_pylist()]
             audio = pa.StructArray.from_arrays(
                 [pa.array(group, pa.binary()), pa.array(paths, pa.string())], fields=list(AUDIO_TYPE)
             )
@@ -109,24 +117,18 @@ def write_parquet(path: Path, columns: pa.Table, clips: Iterable[bytes], suffix:
             start += len(group)
 
 
-def write_webdataset(path: Path, columns: pa.Table, clips: Iterable[bytes], suffix: str) -> None:
+def write_webdataset(path: Path, columns: pa.Table, clips: Iterable[bytes], sound: Sound) -> None:
     """A tar shard for WebDataset: `key.flac`, then `key.json` with every column; see `json_value` for its types.
 
     Names over 100 bytes, which ustar headers cannot hold, get a pax header before them, as POSIX.1-2001 has it.
     """
     names = columns.column_names
-    with tarfile.open(path, "w", format=tarfile.PAX_FORMAT, encoding="ascii") as tar:
+    with plain_tar(path) as tar:
         for row, clip in enumerate(clips):
             values = {name: json_value(columns.column(name)[row]) for name in names}
             key = key_of(values["id"])
-            _add_member(tar, f"{key}.{suffix}", clip)
-            _add_member(tar, f"{key}.json", json.dumps(values, allow_nan=False).encode("ascii"))
-
-
-FORMATS = {
-    "parquet": ShardFormat(suffix="parquet", write=write_parquet),
-    "webdataset": ShardFormat(suffix="tar", write=write_webdataset),
-}
+            add_member(tar, f"{key}.{sound.suffix}", clip)
+            add_member(tar, f"{key}.json", json.dumps(values, allow_nan=False).encode("ascii"))
 
 
 def json_value(scalar: pa.Scalar) -> Any:
@@ -178,7 +180,13 @@ def _is_json_type(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind))
 
 
-def _add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+def plain_tar(path: Path) -> tarfile.TarFile:
+    """A new tar file; for `add_member`."""
+    return tarfile.open(path, "w", format=tarfile.PAX_FORMAT, encoding="ascii")
+
+
+def add_member(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    """Adds a file."""
     member = tarfile.TarInfo(name)  # time 0, owner 0, no names: nothing of the machine or the moment
     member.size = len(data)
     member.mode = FILE_MODE
@@ -199,10 +207,10 @@ def _groups(clips: Iterable[bytes]) -> Iterable[list[bytes]]:
         yield group
 
 
-def _huggingface(fields: Sequence[pa.Field]) -> dict[str, Any]:
+def _huggingface(fields: Sequence[pa.Field], rate: int) -> dict[str, Any]:
     features: dict[str, Any] = {}
     for field in fields:
-        feature = {"sampling_rate": SAMPLE_RATE, "_type": "Audio"} if field.name == "audio" else _feature(field.type)
+        feature = {"sampling_rate": rate, "_type": "Audio"} if field.name == "audio" else _feature(field.type)
         if feature is not None:
             features[field.name] = feature
     return {"info": {"features": features}}

@@ -30,11 +30,12 @@ import pyarrow as pa
 from jobs import manifest as manifest_module
 from jobs import pages as pages_module
 from jobs.errors import InputError
+from jobs.formats import FORMATS
 from jobs.manifest import Manifest
 from jobs.plan import make_plan
 from jobs.rows import check_rows
 from jobs.tables import failures_table
-from jobs.writers import FORMATS, stored_columns
+from jobs.writers import Sound, stored_columns
 from tests.jobs.forged_parquet import (
     BINARY,
     I32,
@@ -263,8 +264,11 @@ def _use_rows(table: pa.Table, origins: tuple[list[str], np.ndarray], path: Path
         raise Unfit(f"{table.num_rows} rows became {len(rows)} good ones and {len(failures)} failures")
     parquet(failures_table(failures, table, origins))
     columns = stored_columns(table, rows, keep_inputs=True)
+    sound = Sound(suffix="flac", rate=24_000, samples=[960] * len(rows))
     for shard_format in FORMATS.values():
-        shard_format.write(path.with_suffix(".shard"), columns, [b"clip"] * len(rows), "flac")
+        shard_format.write(path.with_suffix(".shard"), columns, [b"clip"] * len(rows), sound)
+        if shard_format.write_cuts is not None:
+            shard_format.write_cuts(path.with_suffix(".cuts"), columns, sound)
 
 
 # --- many cases -------------------------------------------------------------------------------------------------------

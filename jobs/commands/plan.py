@@ -114,12 +114,13 @@ def _print_estimate(found: Estimate) -> None:
 
 
 def _print_disk(found: Estimate, job: JobConfig) -> None:
-    sizes = [
-        f"{_size(size)} as {audio} in {shards}{' (this job)' if (shards, audio) == (job.format, job.audio) else ''}"
-        for shards, by_audio in found.disk_bytes.items()
-        for audio, size in by_audio.items()
-    ]
-    click.echo(f"disk, about: {', '.join(sizes)}")
+    click.echo("disk, about:")
+    for shards, by_audio in found.disk_bytes.items():
+        sizes = [
+            f"{_size(size)} as {audio}{' (this job)' if (shards, audio) == (job.format, job.audio) else ''}"
+            for audio, size in by_audio.items()
+        ]
+        click.echo(f"  {shards}: {', '.join(sizes)}")
     origin = "as for recorded speech; --calibrate measures it"
     if found.measured:
         origin = "measured, of the noise that random weights make" if job.model.startswith("random:") else "measured"

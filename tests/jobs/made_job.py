@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from jobs.audiofile import Samples, encode
 from jobs.checks import RANGES, measure
 from jobs.config import config_from
+from jobs.formats import FORMATS
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest
 from jobs.plan import Plan, make_plan
@@ -24,7 +25,7 @@ from jobs.rows import Failure, Row, check_rows
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_table
 from jobs.urls import absolute_url
-from jobs.writers import FORMATS, stored_columns
+from jobs.writers import Sound, stored_columns
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
 SHARD_ROWS = 4
@@ -86,14 +87,18 @@ def prepare(
     began = time.time()
     with tempfile.TemporaryDirectory() as scratch:
         store = _Store(ledger.folder, Path(scratch) / "file")
-        audio = index = failed = None
+        audio = cuts = index = failed = None
         if rows:
             waves = [(wave or _noise)(row) for row in rows]
             clips = [encode(wave, config["audio"]) for wave in waves]
             shard_format = FORMATS[config["format"]]
             columns = stored_columns(table, rows, keep_inputs=config["keep_inputs"])
-            shard_format.write(store.local, columns, iter(clips), config["audio"])
-            audio = store.keep(attempt.audio_name(shard_format.suffix))
+            sound = Sound(suffix=config["audio"], rate=SAMPLE_RATE, samples=[len(wave) for wave in waves])
+            shard_format.write(store.local, columns, iter(clips), sound)
+            audio = store.keep(attempt.audio_name(shard_format.suffix, shard_format.prefix))
+            if shard_format.write_cuts is not None:
+                shard_format.write_cuts(store.local, columns, sound)
+                cuts = store.keep(attempt.cuts_name)
             pq.write_table(_index(rows, waves, clips, audio.name), store.local)
             index = store.keep(attempt.index_name)
         if failures:
@@ -117,6 +122,7 @@ def prepare(
         started_at=began,
         finished_at=began + 0.5,
         audio=audio,
+        cuts=cuts,
         index=index,
         failures=failed,
     )

@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from jobs.audiofile import READABLE_SUFFIXES, UnreadableAudio, encode, read_audio
+from jobs.audiofile import ENCODINGS, READABLE_SUFFIXES, UnreadableAudio, check_encoder, encode, read_audio
+from jobs.errors import InputError
+from tests.conftest import speech_like
 
 
 def _file(samples: np.ndarray, rate: int, kind: str, subtype: str) -> io.BytesIO:
@@ -68,10 +70,47 @@ def test_stored_samples_are_rounded_and_clipped_and_nothing_wraps(audio: str) ->
     assert pcm.tolist() == [0, 1, -1, 32767, -32768, 100, 101, -101, 32767, -32768, 32767]
 
 
-@pytest.mark.parametrize("audio", ["flac", "wav"])
+@pytest.mark.parametrize("audio", ["flac", "wav", "mp3"])
 def test_equal_samples_give_equal_bytes(audio: str) -> None:
     wave = np.random.default_rng(0).uniform(-1, 1, 10_000).astype(np.float32)
     assert encode(wave, audio) == encode(wave.copy(), audio)
+
+
+def test_ogg_of_equal_samples_decodes_to_something_else() -> None:
+    wave = np.random.default_rng(0).uniform(-1, 1, 10_000).astype(np.float32)
+    one, other = encode(wave, "ogg"), encode(wave.copy(), "ogg")
+    assert len(one) == len(other)
+    np.testing.assert_array_equal(read_audio(io.BytesIO(one))[0], read_audio(io.BytesIO(other))[0])
+
+
+@pytest.mark.parametrize("rate", [24_000, 16_000, 8_000])
+@pytest.mark.parametrize("audio", ["ogg", "mp3"])
+def test_a_codec_s_delay_or_its_padding_stays_in_what_is_decoded(audio: str, rate: int) -> None:
+    """Lengths on both sides of the codecs' blocks, and those of tokens; noise, and silence."""
+    noise = np.random.default_rng(0).uniform(-0.9, 0.9, 12 * 960).astype(np.float32)
+    for samples in (1, 2, 239, 480, 481, 575, 576, 577, 960, 1151, 1152, 1153, *range(1_920, 12 * 960, 960)):
+        for wave in (noise[:samples], np.zeros(samples, np.float32)):
+            data = encode(wave, audio, rate)
+            decoded, found = read_audio(io.BytesIO(data))
+            assert (len(decoded), found, soundfile.info(io.BytesIO(data)).frames) == (samples, rate, samples)
+
+
+@pytest.mark.parametrize(("audio", "like"), [("ogg", 0.9), ("mp3", 0.99)])
+def test_lossy_audio_is_late_or_another_sound(audio: str, like: float) -> None:
+    wave = speech_like(2.0, 24_000).numpy()
+    decoded, _ = read_audio(io.BytesIO(encode(wave, audio)))
+    products = [float(np.dot(np.roll(decoded, -shift), wave)) for shift in range(-50, 51)]
+    assert abs(int(np.argmax(products)) - 50) <= 1
+    assert max(products) > like * np.linalg.norm(decoded) * np.linalg.norm(wave)
+
+
+def test_an_encoding_that_libsndfile_lacks_fails_row_by_row(monkeypatch: pytest.MonkeyPatch) -> None:
+    for audio in ENCODINGS:
+        check_encoder(audio)
+    monkeypatch.setattr("soundfile.check_format", lambda container, subtype: subtype == "PCM_16")
+    check_encoder("flac")
+    with pytest.raises(InputError, match=r"^audio: ogg cannot be written here: .* no Opus; .* give flac or wav$"):
+        check_encoder("ogg")
 
 
 def test_no_sample_is_a_step_off_what_exact_arithmetic_gives() -> None:
@@ -87,8 +126,8 @@ def test_no_sample_is_a_step_off_what_exact_arithmetic_gives() -> None:
 def test_nan_is_never_stored_as_some_number() -> None:
     with pytest.raises(ValueError, match="finite"):
         encode(np.array([0.0, np.nan], np.float32), "flac")
-    with pytest.raises(ValueError, match="'ogg'"):
-        encode(np.zeros(10, np.float32), "ogg")
+    with pytest.raises(ValueError, match="'aiff'"):
+        encode(np.zeros(10, np.float32), "aiff")
 
 
 def test_no_format_of_libsndfile_is_overlooked_in_a_folder() -> None:

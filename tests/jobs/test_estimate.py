@@ -21,10 +21,11 @@ from jobs.budget import Calibration
 from jobs.config import config_from
 from jobs.disk import disk_bytes
 from jobs.errors import JobError
+from jobs.formats import FORMATS
 from jobs.rows import Row
 from jobs.speed import Gauge
 from jobs.voices import VoiceTable
-from jobs.writers import FORMATS
+from jobs.writers import Sound
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLES_PER_TOKEN
 from s3gen.flow import Flow
@@ -180,15 +181,18 @@ def test_options_that_make_no_sense_together_are_ignored(
     assert options[0] in result.stderr
 
 
-@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "lhotse"])
 def test_the_disk_is_full_before_the_job_is_done(tmp_path: Path, kind: str) -> None:
     rows, samples = 200, 12 * SAMPLES_PER_TOKEN
     columns = pa.table({"id": [f"row-{n}" for n in range(rows)], "voice_id": ["v"] * rows, "text": ["Hello."] * rows})
     noise = np.random.default_rng(0).uniform(-1, 1, (rows, samples)).astype(np.float32)
     clips = [encode(wave, "wav") for wave in noise]
-    FORMATS[kind].write(tmp_path / "shard", columns, iter(clips), "wav")
+    sound, stored = Sound(suffix="wav", rate=24_000, samples=[samples] * rows), FORMATS[kind]
+    stored.write(tmp_path / "shard", columns, iter(clips), sound)
+    if stored.write_cuts is not None:
+        stored.write_cuts(tmp_path / "cuts", columns, sound)
     needed = disk_bytes(rows, rows * samples, columns.nbytes / rows, 0.5)[kind]
-    assert needed["wav"] == pytest.approx((tmp_path / "shard").stat().st_size, rel=0.02)
+    assert needed["wav"] == pytest.approx(sum(path.stat().st_size for path in tmp_path.iterdir()), rel=0.02)
     assert needed["flac"] == needed["wav"] - rows * len(clips[0]) / 2
 
 

@@ -104,8 +104,8 @@ def test_damage_of_job_and_plan_is_found(output: str, manifest: str) -> None:
         ("job.json", b"[]", "job.json is damaged"),
         (
             "job.json",
-            job.replace(b'"version": 4', b'"version": 3'),
-            "another version of s3gen .format 3, not 4.; finish it",
+            job.replace(b'"version": 5', b'"version": 4'),
+            "another version of s3gen .format 4, not 5.; finish it",
         ),
         (plan_name, b"x", "plan cannot be read"),
         (plan_name, make_plan(Manifest.scan(manifest), 2).to_bytes(), "names the plan"),

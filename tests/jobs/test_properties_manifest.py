@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import gzip
 import io
 import json
 import tarfile
@@ -18,12 +19,13 @@ import pyarrow.parquet as pq
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from jobs.formats import FORMATS
 from jobs.keys import key_of
 from jobs.manifest import Manifest, Span
 from jobs.parquet import read_parquet
 from jobs.rows import check_rows, derived_seed
 from jobs.tables import failures_schema, failures_table
-from jobs.writers import FORMATS, json_value, stored_columns
+from jobs.writers import Sound, json_value, stored_columns
 from tests.jobs.forged_parquet import parquet
 
 bounded = settings(
@@ -266,10 +268,17 @@ def values(table: pa.Table) -> list[list[Any]]:
     return [[json_value(scalar) for scalar in column] for column in table.columns]
 
 
+def told(cut: dict[str, Any]) -> dict[str, Any]:
+    """The columns that a cut has its values of."""
+    (spoken,) = cut["supervisions"]
+    said = {name: spoken[name] for name in ("text", "language") if name in spoken}
+    return {"id": spoken["id"], "voice_id": spoken["speaker"], **said, **cut["custom"]}
+
+
 @bounded
 @given(manifests(), st.booleans())
 def test_a_column_is_lost_or_changed_on_its_way(drawn: Given, keep_inputs: bool) -> None:
-    """Into shards of both kinds, and into the failures table."""
+    """Into shards of all formats, and into the failures table."""
     with tempfile.TemporaryDirectory() as name:
         manifest = write(Path(name), drawn)
         if manifest is None:
@@ -279,10 +288,14 @@ def test_a_column_is_lost_or_changed_on_its_way(drawn: Given, keep_inputs: bool)
         rows, failures = check_rows(table, job_seed=0, max_tokens=MAX_TOKENS)
         columns = stored_columns(table, rows, keep_inputs=keep_inputs)
         clips = [f"clip {row.position}".encode() for row in rows]
+        sound = Sound(suffix="flac", rate=24_000, samples=[len(clip) for clip in clips])
         for kind, shard_format in FORMATS.items():
-            shard_format.write(Path(name) / kind, columns, iter(clips), "flac")
+            shard_format.write(Path(name) / kind, columns, iter(clips), sound)
+            if shard_format.write_cuts is not None:
+                shard_format.write_cuts(Path(name) / "cuts", columns, sound)
         stored = pq.ParquetFile(Path(name) / "parquet").read()
         members = members_of((Path(name) / "webdataset").read_bytes())
+        cuts = [json.loads(line) for line in gzip.decompress((Path(name) / "cuts").read_bytes()).splitlines()]
         failed = parquet(failures_table(failures, table, manifest.origins(spans)))
 
     for column in manifest.columns.names:
@@ -292,12 +305,15 @@ def test_a_column_is_lost_or_changed_on_its_way(drawn: Given, keep_inputs: bool)
             assert (
                 column in ("id", "voice_id") or stored.schema.field(column).type == manifest.columns.field(column).type
             )
+    texts = [{name: values(columns.select([name]))[0][n] for name in columns.column_names} for n in range(len(rows))]
+    assert [told(line) for line in cuts] == [
+        {name: json.dumps(value) if isinstance(value, dict) else value for name, value in text.items()}
+        for text in texts
+    ]
     for row, (key, suffix, data) in zip([row for row in rows for _ in range(2)], members, strict=True):
         assert key == key_of(row.id)
         if suffix == "json":
-            assert json.loads(data) == {
-                name: values(columns.select([name]))[0][rows.index(row)] for name in columns.column_names
-            }
+            assert json.loads(data) == texts[rows.index(row)]
         else:
             assert (suffix, data) == ("flac", f"clip {row.position}".encode())
 

@@ -16,12 +16,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.formats import FORMATS
 from jobs.keys import key_of
 from jobs.rows import Row
-from jobs.writers import FORMATS, ROW_GROUP_ROWS, json_value, pick, stored_columns
+from jobs.writers import ROW_GROUP_ROWS, Sound, json_value, pick, stored_columns
 
 IDS = ["plain", "a/b.c", "ü" * 50, "x" * 10_000, ""]
 CLIPS = [bytes([i]) * (100 + i) for i in range(len(IDS))]
+SOUND = Sound(suffix="flac", rate=24_000, samples=[960, 1920, 2880, 3840, 960 * 7])
 
 
 def _table() -> pa.Table:
@@ -46,7 +48,7 @@ def _rows(seeds: int = 2**63) -> list[Row]:
 
 def _write(tmp_path: Path, kind: str, *, keep_inputs: bool = False) -> Path:
     path = tmp_path / f"shard.{FORMATS[kind].suffix}"
-    FORMATS[kind].write(path, stored_columns(_table(), _rows(), keep_inputs=keep_inputs), iter(CLIPS), "flac")
+    FORMATS[kind].write(path, stored_columns(_table(), _rows(), keep_inputs=keep_inputs), iter(CLIPS), SOUND)
     return path
 
 
@@ -90,7 +92,7 @@ def test_tar_shards_hold_pairs_under_keys_that_webdataset_reads(tmp_path: Path) 
     assert list(values[0]) == ["id", "voice_id", "text", "weight", "view", "tags", "info", "kind"]
 
 
-@pytest.mark.parametrize("kind", ["parquet", "webdataset"])
+@pytest.mark.parametrize("kind", ["parquet", "webdataset", "lhotse"])
 def test_equal_shards_have_equal_bytes(tmp_path: Path, kind: str) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -101,7 +103,9 @@ def test_one_row_can_be_read_without_the_whole_shard(tmp_path: Path) -> None:
     count = ROW_GROUP_ROWS + 5
     columns = pa.table({"id": [str(i) for i in range(count)], "voice_id": ["v"] * count})
     path = tmp_path / "shard.parquet"
-    FORMATS["parquet"].write(path, columns, (b"clip" for _ in range(count)), "wav")
+    FORMATS["parquet"].write(
+        path, columns, (b"clip" for _ in range(count)), Sound(suffix="wav", rate=8_000, samples=[4] * count)
+    )
     file = pq.ParquetFile(path)
     assert [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)] == [ROW_GROUP_ROWS, 5]
     assert file.read().column("id").to_pylist() == [str(i) for i in range(count)]
