@@ -7,6 +7,7 @@ one: the weights are the last to come, and those that they replace go before any
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -76,6 +77,7 @@ def convert(
         _refuse_another(held, name, target)
         origin, prints = model.origin, (model.fingerprint(), model.voice_fingerprint())
         del model  # there is room for one
+        _give_back_memory()
         _compare(staged, prints)
         _place(staged, name, target)
         size = (staged / name).stat().st_size
@@ -126,6 +128,12 @@ def _refuse_another(held: list[str], name: str, target: Folder) -> None:
         refuse_another(held, name, target.url)
     except ValueError as error:
         raise InputError(str(error)) from None
+
+
+def _give_back_memory() -> None:
+    """What was freed goes back to the system: of a model that was not mapped from one file, glibc keeps most."""
+    with contextlib.suppress(AttributeError, OSError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _compare(staged: Path, prints: tuple[str, str]) -> None:
