@@ -89,7 +89,7 @@ class Stream:
         self.seed = noises.check_seed(seed)
         self.solver = Solver() if solver is None else solver
         self.chunk_tokens = chunk_tokens
-        self.left_tokens = int(left_seconds * TOKEN_RATE)
+        self.left_tokens = round(left_seconds * TOKEN_RATE)
         self.start_fade = start_fade
         self.vocoder = VocoderStream(synthesis.mel2wav)
         self.state: StreamState | None = StreamState(

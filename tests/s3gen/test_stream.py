@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterable, Iterator
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from s3gen import S3GenModel, Solver, Voice, noise
+from s3gen import S3GenConfig, S3GenModel, Solver, Voice, noise
 from s3gen import stream as speech
 from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS, SAMPLES_PER_TOKEN
 from s3gen.flow import Flow
@@ -278,6 +279,15 @@ def test_a_reference_of_audio_and_a_solver_are_those_of_synthesis(model):
     (wave,) = model.stream(tokens, ref_wav=wav, ref_sr=24_000, solver=solver)
     (whole,) = model.synthesize([tokens], [model.embed_ref(wav, 24_000)], solver=solver)
     assert relative_error(wave, whole) < ROUNDING
+
+
+def test_cosyvoices_way_of_looking_ahead_streams_too(ref):
+    """Its last 3 tokens are read by a convolution alone, and its source looks a frame further."""
+    config = dataclasses.replace(S3GenConfig.tiny(), encode_lookahead=False, vocoder_harmonic_source="sinegen2")
+    model, tokens = S3GenModel(config), random_tokens(30, 1)
+    assert len(spoken(model, tokens, ref, chunk_tokens=12)) == 30 * SAMPLES_PER_TOKEN
+    (whole,) = model.synthesize([tokens], [ref], n_cfm_timesteps=1)
+    assert relative_error(spoken(model, tokens, ref, chunk_tokens=30), whole) < ROUNDING
 
 
 def test_a_stream_waits_for_no_gpu(voices):
