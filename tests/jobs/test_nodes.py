@@ -14,9 +14,10 @@ from jobs.verify import verify
 from s3gen import S3GenModel
 from tests.chaos.driver import Driver
 from tests.chaos.processes import wait_until
-from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
+from tests.jobs.inputs import build_table, good_rows, write_clips, write_manifest
 from tests.jobs.ray_nodes import cluster_of
 
+CONFIG = Path(__file__).parents[2] / "configs/cluster.yaml"
 ROWS, SHARD_ROWS = 160, 4
 SOLVER_STEPS = 60  # so that a shard takes its time
 STEP_SECONDS = 120.0  # the longest that any change of the cluster may take to show
@@ -38,18 +39,21 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _config(folder: Path, model: S3GenModel) -> Path:
+def _settings(folder: Path, model: S3GenModel, address: str) -> list[str]:
+    """What differs from the file for clusters."""
     write_clips(folder / "clips")
-    return write_config(
-        folder / "job.yaml",
-        manifest=str(write_manifest(folder / "manifest.parquet", good_rows(ROWS, most=6))),
-        voices=str(build_table(model, folder / "clips", folder / "voices.parquet")),
-        output=str(folder / "out"),
-        shard_rows=SHARD_ROWS,
-        workers="auto",
-        batch={"max_frames": 400},
-        engine={"n_cfm_timesteps": SOLVER_STEPS},
-    )
+    settings = {
+        "model": "random:tiny",
+        "manifest": write_manifest(folder / "manifest.parquet", good_rows(ROWS, most=6)),
+        "voices": build_table(model, folder / "clips", folder / "voices.parquet"),
+        "output": folder / "out",
+        "shard_rows": SHARD_ROWS,
+        "ray_address": address,
+        "batch.max_frames": 400,
+        "engine.device": "cpu",
+        "engine.n_cfm_timesteps": SOLVER_STEPS,
+    }
+    return [word for key, value in settings.items() for word in ("--set", f"{key}={value}")]
 
 
 def _commits(output: Path) -> dict[str, bytes]:
@@ -61,7 +65,7 @@ def test_a_job_outlives_a_node_then_all_nodes_and_takes_its_work_to_new_ones(
 ) -> None:
     output = folder / "out"
     with cluster_of([1, 1], folder, QUIET) as nodes:
-        arguments = ["synth", str(_config(folder, tiny_model)), "--set", f"ray_address={nodes.address}"]
+        arguments = ["synth", str(CONFIG), *_settings(folder, tiny_model, nodes.address)]
         driver = Driver(folder / "d", arguments, QUIET, COMMAND)
 
         def wait_for(condition: Callable[[], bool]) -> None:
