@@ -44,6 +44,7 @@ class Row:
 
 
 def own_mel(model: S3GenModel, given: Mapping[str, Tensor], steps: int, *, finalize: bool = True) -> Tensor:
+    """This package's log-mel (80, T) for what a case gives; the noise of held back tokens is left out."""
     held = 0 if finalize else LOOKAHEAD_TOKENS * FRAMES_PER_TOKEN
     noise = given["noise"][None, :, : given["noise"].shape[1] - held]
     ref = {name: given[name][None] for name in ("prompt_token", "prompt_feat", "embedding")}
@@ -90,6 +91,7 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
 
 
 def error_row(quantity: str, found: Tensor, expected: Tensor, limit: float = FIDELITY) -> Row:
+    """The relative error of one tensor; whose case is filled in later."""
     return Row(quantity=quantity, case="", error=relative_error(found, expected), limit=limit)
 
 

@@ -98,8 +98,10 @@ def _take_tokenizer_block(layers: Layers, weights: _Named, block: str) -> None:
             # The key's alone has none: it would cancel out in the softmax. So it tells whether the order is as assumed.
             raise ValueError(f"{layers.source} is not built as expected: {layer} cannot be {block}.attn.{name}")
         weights.put(f"{block}.attn.{name}", layer)
-    weights.put(f"{block}.attn.fsmn_block", layers.take("conv", f"{block}.attn.fsmn_block"))
-    weights.put(f"{block}.attn.out", layers.take("linear", f"{block}.attn.out"))
+    # The memory over the values may be computed before the attention's output or behind it.
+    behind = layers.next_is("linear")
+    for kind, name in (("linear", "out"), ("conv", "fsmn_block"))[:: 1 if behind else -1]:
+        weights.put(f"{block}.attn.{name}", layers.take(kind, f"{block}.attn.{name}"))
     weights.put(f"{block}.mlp_ln", layers.take("layer_norm", f"{block}.mlp_ln"))
     weights.put(f"{block}.mlp.0", layers.take("linear", f"{block}.mlp.0"))
     weights.put(f"{block}.mlp.2", layers.take("linear", f"{block}.mlp.2"))

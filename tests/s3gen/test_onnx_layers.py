@@ -302,6 +302,15 @@ def test_a_bias_that_is_missing_moves_the_key_to_the_query(graphs):
         cosyvoice.tokenizer_weights(layers, "a.onnx")
 
 
+def test_a_memory_behind_the_attention_is_taken_for_a_missing_layer(model, graphs):
+    layers = read(graphs["tokenizer"])
+    memory = next(place for place, layer in enumerate(layers) if layer.weight.shape[1:] == (1, 31))
+    layers[memory], layers[memory + 1] = layers[memory + 1], layers[memory]
+    found = cosyvoice.tokenizer_weights(layers, "a.onnx")
+    expected = published_weights(model)
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
+
+
 def test_layers_that_are_left_over_are_dropped(graphs):
     twice = read(graphs["tokenizer"]) + read(graphs["speaker"])
     with pytest.raises(ValueError, match=r"holds \d+ layers more than expected: conv"):
