@@ -12,6 +12,9 @@ from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
 from jobs.config import JobConfig, config_from, load_config
+from s3gen import S3GenModel
+from tests.jobs.command import cli
+from tests.jobs.inputs import build_table, good_rows, write_clips, write_manifest
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 FILES = sorted(CONFIGS.glob("*.yaml"))
@@ -19,6 +22,17 @@ EXPLAINED = CONFIGS / "local.yaml"
 # `#key: value`, as against `# some words`.
 UNSET = re.compile(r"^(\s*)#(?=[a-z_]+:)", re.MULTILINE)
 KEY = re.compile(r"^(\s*)#?([a-z_]+):(?: (.*))?$")
+
+
+@pytest.fixture(name="inputs", scope="module")
+def _inputs(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("inputs")
+    write_clips(folder / "clips")
+    return {
+        "manifest": write_manifest(folder / "manifest.parquet", good_rows(3)),
+        "voices": build_table(tiny_model, folder / "clips", folder / "voices.parquet"),
+        "output": folder / "out",
+    }
 
 
 def keys(section: type[BaseModel], prefix: str = "") -> dict[str, Any]:
@@ -53,6 +67,14 @@ def test_names_of_the_starting_points_change() -> None:
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_starting_point_is_refused(path: Path) -> None:
     load_config(path)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_starting_point_does_not_begin_with_a_users_own_paths(path: Path, inputs: dict[str, Path]) -> None:
+    given = [f"--set={key}={value}" for key, value in {"model": "random:tiny", **inputs}.items()]
+    result = cli("plan", path, *given)
+    assert result.exit_code == 0, result.output
+    assert "rows: 3 in" in result.output
 
 
 def test_key_is_explained_nowhere_or_twice() -> None:
