@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,6 +52,12 @@ class Nodes:
             for process in family:
                 process.send(signal.SIGKILL)
         self._cluster.remove_node(node, allow_graceful=False)
+
+    def drain(self, node: Any) -> None:
+        """Tells Ray that the machine is about to go, as whoever hears of a spot notice does."""
+        words = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot", "--node-id", node.node_id]
+        command = str(Path(sys.executable).with_name("ray"))
+        subprocess.run([command, "drain-node", "--address", self.address, *words], check=True, capture_output=True)
 
     def busy(self) -> list[Any]:
         """The nodes on which a worker is."""

@@ -1,4 +1,4 @@
-"""A job on a cluster whose nodes come and go, killed without warning: one run lives through all of it."""
+"""A job on a cluster whose nodes come and go, with and without warning: one run lives through all of it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.jobs.inputs import build_table, good_rows, write_clips, write_manifes
 from tests.jobs.ray_nodes import cluster_of
 
 CONFIG = Path(__file__).parents[2] / "configs/cluster.yaml"
-ROWS, SHARD_ROWS = 160, 4
+ROWS, SHARD_ROWS = 200, 4
 SOLVER_STEPS = 60  # so that a shard takes its time
 STEP_SECONDS = 120.0  # the longest that any change of the cluster may take to show
 QUIET = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -79,7 +79,11 @@ def test_a_job_outlives_a_node_then_all_nodes_and_takes_its_work_to_new_ones(
 
             added = nodes.add()
             wait_for(lambda: added in nodes.busy())
-            nodes.kill(nodes.alive[0], with_workers=True)
+            drained = nodes.alive[0]
+            nodes.drain(drained)
+            wait_for(lambda: drained not in nodes.busy())
+            assert "ends, since its machine is being drained" in driver.said
+            nodes.kill(drained, with_workers=True)
             alone = len(_commits(output))  # but for what the dead node had just committed
             wait_for(lambda: len(_commits(output)) >= alone + 2)
 
