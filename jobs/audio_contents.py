@@ -16,10 +16,11 @@ from jobs.config import JobConfig, config_from
 from jobs.errors import InputError, StorageError
 from jobs.findings import Finding, Verification
 from jobs.ledger import Ledger
+from jobs.lhotse_shar import cut
 from jobs.plan import Shard
 from jobs.records import CommitRecord, StoredFile, ids_digest
 from jobs.rows import Failure, Row, check_rows
-from jobs.stored_clips import shar_clips, stored_clips
+from jobs.stored_clips import Clip, shar_clips, stored_clips
 from jobs.urls import Options
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
@@ -67,10 +68,9 @@ class AudioContents:
         expected = index.to_pylist()
         found = 0
         try:
-            stored = stored_clips(file.name, data) if cuts is None else shar_clips(data, cuts, expected, SAMPLE_RATE)
-            for row_id, clip in stored:
+            for clip in stored_clips(file.name, data) if cuts is None else shar_clips(data, cuts):
                 if found < len(expected):
-                    yield from _check_clip(file.name, found, row_id, clip, expected[found])
+                    yield from _check_clip(f"{file.name} row {found}", found, clip, expected[found])
                 found += 1
         except (pa.ArrowException, OSError, tarfile.TarError, ValueError, KeyError) as error:
             yield Finding("unreadable_file", file.name, f"after {found} clips: {type(error).__name__}: {error}")
@@ -107,20 +107,21 @@ def _check_measures(record: CommitRecord, index: pa.Table, config: JobConfig) ->
             yield Finding("index", f"shard {record.shard}", f"{entry['id']!r}: {wrong}")
 
 
-def _check_clip(name: str, at: int, row_id: str, clip: bytes, entry: dict[str, Any]) -> Iterator[Finding]:
+def _check_clip(where: str, at: int, clip: Clip, entry: dict[str, Any]) -> Iterator[Finding]:
     # Lazily: status and plan need no audio library.
     import soundfile
 
-    where = f"{name} row {at}"
+    row_id, samples = clip.id, entry["samples"]
     if (row_id, at) != (entry["id"], entry["row"]):
         yield Finding("index", where, f"holds {row_id!r}, the index says {entry['id']!r} in row {entry['row']}")
-    if hashlib.sha256(clip).hexdigest() != entry["sha256"]:
+    if hashlib.sha256(clip.data).hexdigest() != entry["sha256"]:
         yield Finding("audio", where, f"{row_id!r}: the sha256 of its audio is not the index's")
-    samples: int = entry["samples"]
     if entry["duration"] != samples / SAMPLE_RATE:
         yield Finding("index", where, f"{row_id!r}: {samples} samples, but a duration of {entry['duration']} s")
+    if clip.cut not in (None, cut({"id": row_id, "voice_id": entry["voice_id"]}, samples, SAMPLE_RATE)):
+        yield Finding("index", where, f"{row_id!r}: its cut does not say what the index says")
     try:
-        wave, rate = soundfile.read(io.BytesIO(clip), dtype="float32", always_2d=True)
+        wave, rate = soundfile.read(io.BytesIO(clip.data), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         yield Finding("audio", where, f"{row_id!r} does not decode: {error}")
         return

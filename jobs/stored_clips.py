@@ -7,16 +7,29 @@ import io
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.lhotse_shar import SPOKEN, cut
+from jobs.keys import key_of
+from jobs.lhotse_shar import SPOKEN
 
-Clip = tuple[str, bytes]
-MALFORMED = (LookupError, TypeError, AttributeError, EOFError, zlib.error, gzip.BadGzipFile)
+MALFORMED = (LookupError, TypeError, AttributeError, EOFError, zlib.error)
+
+
+class Clip(NamedTuple):
+    """A row as it is stored.
+
+    Attributes:
+        data: its audio file.
+        cut: in the format lhotse its cut, without what comes from the manifest's own columns; else None.
+    """
+
+    id: str
+    data: bytes
+    cut: dict[str, Any] | None = None
 
 
 def stored_clips(name: str, data: bytes) -> Iterator[Clip]:
@@ -33,44 +46,35 @@ def stored_clips(name: str, data: bytes) -> Iterator[Clip]:
             batch_size=64, columns=["id", "audio"], use_threads=False
         ):
             for row in batch.to_pylist():
-                yield row["id"], row["audio"]["bytes"]
+                yield Clip(row["id"], row["audio"]["bytes"])
         return
     for _, clip, told in _pairs(data):
-        yield told["id"], clip
+        yield Clip(told["id"], clip)
 
 
-def shar_clips(data: bytes, cuts: bytes, index: Sequence[Mapping[str, Any]], rate: int) -> Iterator[Clip]:
-    """Of the two files of a shard for lhotse, which must say of each row what the index says of it.
+def shar_clips(data: bytes, cuts: bytes) -> Iterator[Clip]:
+    """Of the two files of a shard for lhotse.
 
     Args:
         data: the tar of recordings.
         cuts: the list of cuts.
-        index: the rows that the shard has in the index.
-        rate: of the recordings, Hz.
 
     Raises:
-        OSError, tarfile.TarError, ValueError: they are damaged, or say something else.
+        OSError, tarfile.TarError, ValueError: they are damaged, or not of the same rows.
     """
     try:
-        rows, lines = iter(index), iter(gzip.decompress(cuts).splitlines())
-        for key, clip, told in _pairs(data):
-            row, said = next(rows, None), json.loads(next(lines, b"null"))
-            if row is None:
-                raise ValueError("there are more recordings than rows in the index")
-            (spoken,) = said["supervisions"]
+        lines = iter(gzip.decompress(cuts).splitlines())
+        for key, clip, recording in _pairs(data):
+            cut = json.loads(next(lines, b"null"))
+            (spoken,) = cut["supervisions"]
+            if not key == cut["id"] == key_of(spoken["id"]) or recording != cut["recording"]:
+                raise ValueError(f"the recording {key!r} and the cut {cut['id']!r} are in one place")
             known = {name: value for name, value in spoken.items() if name not in SPOKEN}
-            wanted = cut({"id": spoken["id"], "voice_id": row["voice_id"]}, row["samples"], rate)
-            if {**said, "supervisions": [known], "custom": {}} != wanted or told != wanted["recording"]:
-                raise ValueError(
-                    f"recording or cut of {spoken['id']!r} are not what the index says of row {row['row']}"
-                )
-            if key != wanted["id"]:
-                raise ValueError(f"{key!r} is in the place of the recording of {spoken['id']!r}")
-            yield spoken["id"], clip
+            yield Clip(spoken["id"], clip, {**cut, "supervisions": [known], "custom": {}})
         if next(lines, None) is not None:
             raise ValueError("there are more cuts than recordings")
     except MALFORMED as error:
-        raise ValueError(f"no list of cuts, or no recordings, as lhotse has them: {type(error).__name__}") from None
+        raise ValueError(f"it is no list of cuts as lhotse has them: {type(error).__name__}") from None
 
 
 def _pairs(data: bytes) -> Iterator[tuple[str, bytes, Any]]:

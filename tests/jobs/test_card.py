@@ -155,7 +155,7 @@ def test_sizes_are_those_of_the_hub(job: tuple[Ledger, Summary], rows: int, size
     assert ("configs" in head) == bool(rows)  # of nothing there are no files to read
 
 
-@pytest.mark.parametrize("shard_format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("shard_format", ["parquet", "webdataset", "lhotse"])
 def test_the_hubs_library_reads_the_audio_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shard_format: str
 ) -> None:
@@ -168,7 +168,7 @@ def test_the_hubs_library_reads_the_audio_and_nothing_else(
     place = {"path": str(tmp_path / "out"), "cache_dir": str(tmp_path / "cache")}
     files = datasets.load_dataset_builder(**place).config.data_files
     assert {split: sorted(Path(name).name for name in names) for split, names in files.items()} == {
-        "train": sorted(path.name for path in (tmp_path / "out/audio").iterdir())
+        "train": sorted(path.name for path in (tmp_path / "out/audio").iterdir() if path.suffix != ".gz")
     }
     if shard_format == "parquet":  # of tars it makes Parquet first, for which it wants torchcodec
         found = datasets.load_dataset(**place)["train"]

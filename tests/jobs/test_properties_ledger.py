@@ -140,10 +140,11 @@ class LedgerMachine(RuleBasedStateMachine):
         patch.setattr("jobs.manifest.open_input", self._open_input)
         self.teardown = patch.undo  # type: ignore[method-assign]
 
-    @initialize(made=st.sets(st.integers(0, SHARDS - 1)), bad=failing)
-    def begin(self, made: set[int], bad: dict[str, str]) -> None:
-        job = made_job.job_of("/made/up", self.manifest)
-        self.ledger = Ledger.start(self._folder(), job, made_job.plan_of(self.manifest))
+    @initialize(made=st.sets(st.integers(0, SHARDS - 1)), bad=failing, stored=st.sampled_from(["parquet", "lhotse"]))
+    def begin(self, made: set[int], bad: dict[str, str], stored: str) -> None:
+        """Of a shard for lhotse there are two files, of others one."""
+        self.job = made_job.job_of("/made/up", self.manifest, format=stored)
+        self.ledger = Ledger.start(self._folder(), self.job, made_job.plan_of(self.manifest))
         assert self.ledger.job["conditional"] == self.creates
         for shard in sorted(made):
             self._make(shard, bad)
@@ -181,7 +182,7 @@ class LedgerMachine(RuleBasedStateMachine):
             for number in numbers
         ]
 
-    @rule(shard=st.integers(0, SHARDS - 1), left=st.integers(0, 2), lands=st.booleans())
+    @rule(shard=st.integers(0, SHARDS - 1), left=st.integers(0, 3), lands=st.booleans())
     def die_writing_files(self, shard: int, left: int, lands: bool) -> None:
         self._survive(lambda: made_job.prepare(self.ledger, shard), Killed(), left, lands)
 
@@ -226,7 +227,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule()
     def resume(self) -> None:
         self.ledger = Ledger.open(self._folder())
-        self.ledger.check_unchanged(made_job.job_of("/made/up", self.manifest), made_job.plan_of(self.manifest))
+        self.ledger.check_unchanged(self.job, made_job.plan_of(self.manifest))
 
     @precondition(lambda self: self.ends < MOST_ENDS)
     @rule(left=st.integers(0, 12), lands=st.booleans())

@@ -211,7 +211,7 @@ def test_rows_that_are_tried_again_are_not_failures_twice(tmp_path: Path) -> Non
     assert "with another one, since they had failed with it: 1 row" in card  # u3 is not made, u7 has kept its own
 
 
-@pytest.mark.parametrize("shard_format", ["parquet", "webdataset"])
+@pytest.mark.parametrize("shard_format", ["parquet", "webdataset", "lhotse"])
 def test_the_report_of_any_store_and_format(place: str, tmp_path: Path, shard_format: str) -> None:
     manifest = made_job.write_manifest(tmp_path / "in" / "manifest.parquet")
     ledger = made_job.start(place, manifest, format=shard_format, audio="wav")
