@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.checks import inconsistency
-from jobs.config import JobConfig, config_from
+from jobs.config import JobConfig, WaveConfig, config_from
 from jobs.errors import InputError, StorageError
 from jobs.findings import Finding, Verification
 from jobs.ledger import Ledger
@@ -22,7 +22,7 @@ from jobs.records import CommitRecord, StoredFile, ids_digest
 from jobs.rows import Failure, Row, check_rows
 from jobs.stored_clips import Clip, shar_clips, stored_clips
 from jobs.urls import Options
-from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
+from s3gen.constants import TOKEN_RATE, exact_div
 
 
 class AudioContents:
@@ -36,10 +36,11 @@ class AudioContents:
     def __init__(self, ledger: Ledger, options: Options | None, result: Verification) -> None:
         self._plan, self._options, self._result = ledger.plan, options, result
         self._config = config_from(ledger.job["config"])
+        self._rate = self._config.wave.sample_rate
 
     def samples(self, index: pa.Table) -> int:
-        """Of a shard's part of the index, what its record counts."""
-        return sum(index["samples"].to_pylist())
+        """Of a shard's part of the index, what its record counts: samples at the model's rate."""
+        return sum(map(self._config.wave.made, index["samples"].to_pylist()))
 
     def check(
         self, record: CommitRecord, index: pa.Table, failed: Sequence[int | None], contents: Mapping[str, bytes]
@@ -70,7 +71,7 @@ class AudioContents:
         try:
             for clip in stored_clips(file.name, data) if cuts is None else shar_clips(data, cuts):
                 if found < len(expected):
-                    yield from _check_clip(f"{file.name} row {found}", found, clip, expected[found])
+                    yield from _check_clip(f"{file.name} row {found}", found, clip, expected[found], self._rate)
                 found += 1
         except (pa.ArrowException, OSError, tarfile.TarError, ValueError, KeyError) as error:
             yield Finding("unreadable_file", file.name, f"after {found} clips: {type(error).__name__}: {error}")
@@ -96,8 +97,9 @@ class AudioContents:
             job_seed=self._config.seed,
             max_tokens=self._config.max_tokens,
             splitting=self._config.splitting,
+            tail=self._config.tail,
         )
-        yield from _match_rows(where, rows, unusable, failed, index)
+        yield from _match_rows(where, rows, unusable, failed, index, self._config)
 
 
 def _check_measures(record: CommitRecord, index: pa.Table, config: JobConfig) -> Iterator[Finding]:
@@ -107,7 +109,7 @@ def _check_measures(record: CommitRecord, index: pa.Table, config: JobConfig) ->
             yield Finding("index", f"shard {record.shard}", f"{entry['id']!r}: {wrong}")
 
 
-def _check_clip(where: str, at: int, clip: Clip, entry: dict[str, Any]) -> Iterator[Finding]:
+def _check_clip(where: str, at: int, clip: Clip, entry: dict[str, Any], rate: int) -> Iterator[Finding]:
     # Lazily: status and plan need no audio library.
     import soundfile
 
@@ -116,22 +118,27 @@ def _check_clip(where: str, at: int, clip: Clip, entry: dict[str, Any]) -> Itera
         yield Finding("index", where, f"holds {row_id!r}, the index says {entry['id']!r} in row {entry['row']}")
     if hashlib.sha256(clip.data).hexdigest() != entry["sha256"]:
         yield Finding("audio", where, f"{row_id!r}: the sha256 of its audio is not the index's")
-    if entry["duration"] != samples / SAMPLE_RATE:
+    if entry["duration"] != samples / rate:
         yield Finding("index", where, f"{row_id!r}: {samples} samples, but a duration of {entry['duration']} s")
-    if clip.cut not in (None, cut({"id": row_id, "voice_id": entry["voice_id"]}, samples, SAMPLE_RATE)):
+    if clip.cut not in (None, cut({"id": row_id, "voice_id": entry["voice_id"]}, samples, rate)):
         yield Finding("index", where, f"{row_id!r}: its cut does not say what the index says")
     try:
-        wave, rate = soundfile.read(io.BytesIO(clip.data), dtype="float32", always_2d=True)
+        wave, stored_rate = soundfile.read(io.BytesIO(clip.data), dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, OSError, ValueError) as error:
         yield Finding("audio", where, f"{row_id!r} does not decode: {error}")
         return
-    if rate != SAMPLE_RATE or wave.shape != (samples, 1):
-        stored = f"{wave.shape[0]} samples of {wave.shape[1]} channels at {rate} Hz"
-        yield Finding("length", where, f"{row_id!r}: {stored}, the index says {samples} at {SAMPLE_RATE} Hz")
+    if stored_rate != rate or wave.shape != (samples, 1):
+        stored = f"{wave.shape[0]} samples of {wave.shape[1]} channels at {stored_rate} Hz"
+        yield Finding("length", where, f"{row_id!r}: {stored}, the index says {samples} at {rate} Hz")
 
 
 def _match_rows(
-    where: str, rows: list[Row], unusable: list[Failure], failed: Sequence[int | None], index: pa.Table
+    where: str,
+    rows: list[Row],
+    unusable: list[Failure],
+    failed: Sequence[int | None],
+    index: pa.Table,
+    config: JobConfig,
 ) -> Iterator[Finding]:
     known = Counter(at for at in failed if at is not None)
     if None in failed:
@@ -144,16 +151,15 @@ def _match_rows(
             yield Finding("row_missing", where, f"{failure.id!r} ({failure.error}) is not in the failures")
     made = {row.id: row for row in rows if row.position not in known}
     seen: Counter[str] = Counter()
-    for entry in index.select(["id", "voice_id", "samples", "cuts"]).to_pylist():
+    for entry in index.select(["id", "voice_id", "samples", "trimmed_start", "trimmed_end", "cuts"]).to_pylist():
         seen[entry["id"]] += 1
         row = made.get(entry["id"])
         if row is None:
             yield Finding("row_unknown", where, f"{entry['id']!r} is in the index, but is no row to be made here")
         elif entry["voice_id"] != row.voice_id:
             yield Finding("index", where, f"{row.id!r} has the voice {entry['voice_id']!r}, not {row.voice_id!r}")
-        elif entry["samples"] != SAMPLES_PER_TOKEN * len(row.tokens):
-            wanted = SAMPLES_PER_TOKEN * len(row.tokens)
-            yield Finding("length", where, f"{row.id!r} has {entry['samples']} samples, its tokens make {wanted}")
+        elif (wrong := _wrong_length(entry, row, config.wave)) is not None:
+            yield Finding("length", where, f"{row.id!r} {wrong}")
         elif entry["cuts"] != list(row.cuts):
             yield Finding("index", where, f"{row.id!r} was cut at {entry['cuts']}, the job cuts it at {list(row.cuts)}")
     for row_id in made:
@@ -161,3 +167,15 @@ def _match_rows(
             yield Finding("row_missing", where, f"{row_id!r} was neither made nor failed")
         elif seen[row_id] > 1:
             yield Finding("row_twice", where, f"{row_id!r} is in the index {seen[row_id]} times")
+
+
+def _wrong_length(entry: Mapping[str, Any], row: Row, config: WaveConfig) -> str | None:
+    """What is wrong with the length that the index has of a row: what was made is stored or trimmed, to the sample."""
+    made = exact_div(config.sample_rate, TOKEN_RATE) * len(row.tokens)
+    kept, start, end = entry["samples"], entry["trimmed_start"], entry["trimmed_end"]
+    if min(start, end) < 0 or (config.trim_db is None and (start or end)):
+        return f"was trimmed by {start} and {end} samples, as the job would not"
+    if start + kept + end != made:
+        trimmed = f" and {start + end} that were trimmed" if start or end else ""
+        return f"has {kept} samples{trimmed}, its tokens make {made}"
+    return None

@@ -122,7 +122,7 @@ def _synthetic(config: JobConfig, summary: Summary, voices: Voices) -> str:
     amounts = f"{count(summary.rows_done)} utterances, {length(summary.samples / SAMPLE_RATE)} of audio"
     return (
         f"**All speech in this data set is synthetic: it was computed by a machine.** {spoken}\n\n"
-        f"{amounts}, {more}{count(len(voices.table()))} voices, 24 kHz, mono, "
+        f"{amounts}, {more}{count(len(voices.table()))} voices, {config.wave.sample_rate / 1_000:g} kHz, mono, "
         f"{ENCODINGS[config.audio].description} ({config.audio}).{failed}"
     )
 
@@ -138,6 +138,7 @@ def _origin(job: Mapping[str, Any], config: JobConfig, reseeded: int) -> str:
     fade = "with a start fade of 40 ms" if config.start_fade else "without a start fade"
     limit = f"; utterances of more than {config.max_tokens} tokens in pieces, cross-faded (column `cuts` of the index)"
     pieces = limit if config.on_long == "split" else ""
+    wave = f"- audio: {'; '.join(config.wave.described)}\n" if config.wave.described else ""
     return (
         "## How it was made\n\n"
         "Speech tokens (25 a second) and a voice went into S3Gen, which makes the sound; where the tokens came from, a "
@@ -145,7 +146,7 @@ def _origin(job: Mapping[str, Any], config: JobConfig, reseeded: int) -> str:
         f"- model: {_escaped(model)}{file}; fingerprint `{prints['model']}`\n"
         f"- voice table: fingerprint `{prints['voices']}`\n"
         f"- settings: {engine.dtype}, {engine.solved}, {prompt}, {fade}{pieces}\n"
-        f"- noise: decided by the row's seed, or by the seed {config.seed} of the job and the row's id{again}\n"
+        f"{wave}- noise: decided by the row's seed, or by the seed {config.seed} of the job and the row's id{again}\n"
         f"- plan: digest `{job['plan']}`\n"
         f"- versions: {versions}"
     )
@@ -195,7 +196,7 @@ def _beyond(name: str, summary: Summary) -> str:
 
 # How a library of each format reads an output, and which library that is.
 READERS = {
-    "parquet": 'load_dataset(FOLDER, split="train")  # of the library datasets; the column audio decodes to 24 kHz',
+    "parquet": 'load_dataset(FOLDER, split="train")  # of the library datasets; the column audio decodes to {rate} kHz',
     "webdataset": 'WebDataset(sorted(glob("FOLDER/audio/*.tar")))  # of the library webdataset',
     "lhotse": 'CutSet.from_shar(in_dir="FOLDER/audio")  # of the library lhotse',
 }
@@ -209,7 +210,7 @@ def _contents(config: JobConfig) -> str:
         "## Contents\n\n"
         f"- `{stored.pattern}`: {columns}\n{cuts}"
         "- `index.parquet`: where each utterance is, its length, the sha256 of its stored audio and its measures\n\n"
-        f"```python\n{READERS[config.format]}\n```\n\n"
+        f"```python\n{READERS[config.format].format(rate=f'{config.wave.sample_rate / 1_000:g}')}\n```\n\n"
         "`job.json`, `failures.parquet`, `report.html` and `ledger/` are the job's own. They name paths of where it "
         "ran, and readers need none of them."
     )

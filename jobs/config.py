@@ -26,7 +26,7 @@ from jobs.errors import InputError
 from jobs.plain_yaml import MAX_BYTES, MAX_DEPTH, legible, parse_yaml, read_mapping, shown
 from jobs.refusals import SECRET_KEYS, explain, refuse_unknown_keys
 from jobs.urls import absolute_url, is_url
-from s3gen.constants import SILENCE_TOKEN, VOCAB_SIZE
+from s3gen.constants import SAMPLE_RATE, SILENCE_TOKEN, TOKEN_RATE, TOKENIZER_RATE, VOCAB_SIZE
 from s3gen.splitting import Splitting
 
 
@@ -61,6 +61,12 @@ def _folder(value: str) -> str:
     return value
 
 
+def _stored_rate(value: int) -> int:
+    if value not in STORED_RATES:
+        raise ValueError(f"{value} is refused: give one of {', '.join(map(str, STORED_RATES))}")
+    return value
+
+
 def _interval(value: Any) -> Any:
     good = isinstance(value, list) and len(value) == 2 and all(type(each) in (int, float) for each in value)
     if value is not None and not (good and 0 <= value[0] < value[1] <= 1):
@@ -69,6 +75,10 @@ def _interval(value: Any) -> Any:
         )
     return None if value is None else [float(each) for each in value]
 
+
+# Hz; 20 ms are whole samples of each.
+STORED_RATES = (8_000, TOKENIZER_RATE, 22_050, SAMPLE_RATE, 32_000, 44_100, 48_000)
+OPUS_RATES = (8_000, TOKENIZER_RATE, SAMPLE_RATE, 48_000)  # of these, what Opus has
 
 Text = Annotated[str, Field(max_length=4_096), AfterValidator(_without_nul)]
 Place = Annotated[Text, AfterValidator(_absolute)]
@@ -123,6 +133,35 @@ class ChecksConfig(_Section):
     max_clipped: Share | None = 0.001  # of the samples
     max_dc: Share | None = 0.03  # of full scale
     max_click: Annotated[float, Field(ge=0, le=2, allow_inf_nan=False)] | None = 0.1  # of full scale
+
+
+class WaveConfig(_Section):
+    """What is done to a wave on its way to the file. All of it changes what is stored, so a resume refuses a change."""
+
+    # That the model gets after a row's own; each is the first of the job's silence_tokens.
+    trailing_silence_tokens: Annotated[int, Field(ge=0, le=10 * TOKEN_RATE)] = 0
+    # How far below the loudest frame silence is, which is cut off at both ends; None: nothing is.
+    trim_db: Annotated[float, Field(gt=0, le=120, allow_inf_nan=False)] | None = None
+    keep_silence: Annotated[float, Field(ge=0, le=10, allow_inf_nan=False)] = 0.1  # seconds of it, at either end
+    sample_rate: Annotated[int, AfterValidator(_stored_rate)] = SAMPLE_RATE  # Hz, as stored
+    watermark: bool = False
+
+    @property
+    def described(self) -> list[str]:
+        """What is done beside a change of the rate, in words."""
+        words = []
+        if self.trailing_silence_tokens:
+            words.append(f"silence tokens added to each row: {self.trailing_silence_tokens}")
+        if self.trim_db is not None:
+            words.append(
+                f"trimmed where it begins or ends {self.trim_db:g} dB below its loudest 20 ms, but for "
+                f"{self.keep_silence:g} s"
+            )
+        return [*words, "with the watermark of resemble-perth"] if self.watermark else words
+
+    def made(self, samples: int) -> int:
+        """Of so many stored samples, their length at the model's rate."""
+        return samples * SAMPLE_RATE // self.sample_rate
 
 
 class RunConfig(_Section):
@@ -180,6 +219,7 @@ class JobConfig(RunConfig):
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()
     checks: ChecksConfig = ChecksConfig()
+    wave: WaveConfig = WaveConfig()
 
     @field_validator("on_long")
     @classmethod
@@ -187,6 +227,26 @@ class JobConfig(RunConfig):
         if value == "split" and "max_tokens" in info.data:
             Splitting(max_tokens=info.data["max_tokens"])
         return value
+
+    @field_validator("wave")
+    @classmethod
+    def _fits_the_rest(cls, value: WaveConfig, info: ValidationInfo) -> WaveConfig:
+        if info.data.get("audio") == "ogg" and value.sample_rate not in OPUS_RATES:
+            raise ValueError(
+                f"sample_rate {value.sample_rate} is refused: with audio: ogg give one of "
+                f"{', '.join(map(str, OPUS_RATES))}, or choose another audio"
+            )
+        if value.trailing_silence_tokens and info.data.get("silence_tokens") == []:
+            raise ValueError(
+                f"trailing_silence_tokens {value.trailing_silence_tokens} is refused: silence_tokens is empty, and its "
+                "first is what is added"
+            )
+        return value
+
+    @property
+    def tail(self) -> tuple[int, ...]:
+        """The tokens that come after those of each row."""
+        return tuple(self.silence_tokens[:1]) * self.wave.trailing_silence_tokens
 
     @property
     def splitting(self) -> Splitting | None:

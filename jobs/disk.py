@@ -22,16 +22,19 @@ def wav_bytes(rows: int, samples: int) -> int:
     return WAV_HEADER * rows + WAV_SAMPLE * samples
 
 
-def disk_bytes(rows: int, samples: int, column_bytes: float, flac_share: float) -> dict[str, dict[str, int]]:
+def disk_bytes(
+    rows: int, samples: int, column_bytes: float, flac_share: float, rate: int = SAMPLE_RATE
+) -> dict[str, dict[str, int]]:
     """By format, then by encoding; WAV audio is exact, what lies around it is estimated.
 
     Args:
         samples: of all rows together.
         column_bytes: of the manifest's columns that the output keeps, per row.
         flac_share: bytes of FLAC for a byte of WAV.
+        rate: of the samples, Hz.
     """
     audio = {"flac": flac_share * wav_bytes(rows, samples), "wav": wav_bytes(rows, samples)}
-    audio |= {name: head * rows + second * samples / SAMPLE_RATE for name, (head, second) in LOSSY.items()}
+    audio |= {name: head * rows + second * samples / rate for name, (head, second) in LOSSY.items()}
     own = {"parquet": 0, "webdataset": TAR_ROW_BYTES, "lhotse": TAR_ROW_BYTES + CUT_BYTES}
     return {
         shards: {encoding: round(size + rows * (column_bytes + ROW_BYTES + each)) for encoding, size in audio.items()}

@@ -15,6 +15,7 @@ from jobs.audiofile import Samples, encode
 from jobs.batch import Batch, Item, Trouble, fault
 from jobs.checks import explain, measure, problems
 from jobs.config import JobConfig
+from jobs.mastering import Mastering
 from jobs.pieces import Pieces
 from jobs.rows import Row
 from jobs.spool import Encoded
@@ -34,11 +35,14 @@ class Encoders:
     Args:
         threads: how many clips are encoded at the same time.
         config: names the encoding, and says which waves are unfit.
+
+    Raises:
+        InputError: as `Mastering`.
     """
 
     def __init__(self, threads: int, config: JobConfig) -> None:
         self._pool = ThreadPoolExecutor(threads, "encoder")
-        self._config = config
+        self._config, self._mastering = config, Mastering(config.wave)
         self.room = threading.Semaphore(BATCHES)
 
     def submit(self, row: Row, made: Samples | Callable[[], Samples] | Trouble) -> Future[Encoded | Trouble]:
@@ -47,7 +51,7 @@ class Encoders:
         Args:
             made: the wave, what fetches it, or why there is none.
         """
-        return self._pool.submit(_encoded, row, made, self._config)
+        return self._pool.submit(_encoded, row, made, self._config, self._mastering)
 
 
 class Intake:
@@ -114,17 +118,27 @@ class Intake:
         return results
 
 
-def _encoded(row: Row, made: Samples | Callable[[], Samples] | Trouble, config: JobConfig) -> Encoded | Trouble:
+def _encoded(
+    row: Row, made: Samples | Callable[[], Samples] | Trouble, config: JobConfig, mastering: Mastering
+) -> Encoded | Trouble:
     if isinstance(made, Trouble):
         return made
     wave = made() if callable(made) else made
     trouble = fault(len(row.tokens), wave)
     if trouble is not None:
         return trouble
-    measures = measure(wave)
+    mastered, rate = mastering.master(wave), config.wave.sample_rate
+    measures = measure(mastered.samples, rate)
     found = problems(measures, config.checks)
     if found and config.on_bad_audio == "fail_row":
         return Trouble("bad_audio", explain(measures, config.checks))
-    data = encode(wave, config.audio)
-    sha256 = hashlib.sha256(data).hexdigest()
-    return Encoded(samples=len(wave), data=data, sha256=sha256, measures=measures, problems=tuple(found))
+    data = encode(mastered.samples, config.audio, rate)
+    return Encoded(
+        samples=len(mastered.samples),
+        trimmed_start=mastered.trimmed_start,
+        trimmed_end=mastered.trimmed_end,
+        data=data,
+        sha256=hashlib.sha256(data).hexdigest(),
+        measures=measures,
+        problems=tuple(found),
+    )

@@ -17,7 +17,7 @@ from jobs.plan import Plan, make_plan
 from jobs.sample import Sample
 from jobs.speed import Gauge, Speed
 from jobs.voices import VoiceTable
-from s3gen.constants import SAMPLES_PER_TOKEN, TOKEN_RATE
+from s3gen.constants import TOKEN_RATE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -25,7 +25,8 @@ class Estimate:
     """A job in numbers.
 
     Attributes:
-        audio_hours: of all rows; from the sampled rows where those are all, else from the manifest's footers.
+        audio_hours: of all rows before they are trimmed; from the sampled rows where those are all, else from the
+            manifest's footers.
         max_frames: the frame budget that the batches below have.
         max_frames_assumed: the job itself will find its own, from the memory of its GPUs.
         voices: in the voice table.
@@ -105,7 +106,7 @@ def estimate(config: JobConfig, limit: int | None = None, *, calibrate: bool = F
         rows_left=outset.rows_left,
         problems=outset.problems,
         **_of_sample(sample),
-        **_of_speech(plan, sample, gauge),
+        **_of_speech(config, plan, sample, gauge),
     )
 
 
@@ -124,16 +125,17 @@ def _of_sample(sample: Sample) -> dict[str, Any]:
     }
 
 
-def _of_speech(plan: Plan, sample: Sample, gauge: Gauge | None) -> dict[str, Any]:
+def _of_speech(config: JobConfig, plan: Plan, sample: Sample, gauge: Gauge | None) -> dict[str, Any]:
     """What it says of the audio of all rows, from the sample and what can be measured with it."""
     measured = None if gauge is None else gauge.measure(sample.batches_kept, sample.audio_per_frame)
-    tokens = _tokens(plan, sample)
+    tokens = _tokens(plan, sample, len(config.tail))
     flac_share = SPEECH_FLAC_SHARE if measured is None else measured.flac_share
+    rate = config.wave.sample_rate
     kept_bytes = sample.column_bytes / sample.rows
     return {
         "audio_hours": tokens / TOKEN_RATE / 3600,
         "flac_share": flac_share,
-        "disk_bytes": disk_bytes(plan.rows, round(SAMPLES_PER_TOKEN * tokens), kept_bytes, flac_share),
+        "disk_bytes": disk_bytes(plan.rows, round(rate / TOKEN_RATE * tokens), kept_bytes, flac_share, rate),
         "measured": measured,
     }
 
@@ -186,12 +188,16 @@ def bill(config: JobConfig, found: Estimate, speed: float | None, price: float |
     )
 
 
-def _tokens(plan: Plan, sample: Sample) -> float:
-    """Of all rows: counted where the sample is all there is, else by the mean of the manifest's footers."""
+def _tokens(plan: Plan, sample: Sample, tail: int) -> float:
+    """Of all rows: counted where the sample is all there is, else by the mean of the manifest's footers.
+
+    Args:
+        tail: tokens that are added to each row.
+    """
     if sample.whole:
         return sum(sample.lengths)
     mean = sum(int(group.tokens.sum()) for group in plan.manifest.groups) / plan.manifest.rows
-    return mean * plan.rows
+    return (mean + tail) * plan.rows
 
 
 def _spread(lengths: list[int]) -> tuple[float, ...]:

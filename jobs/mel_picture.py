@@ -1,6 +1,6 @@
 """Mel spectrograms as small pictures.
 
-They show what the ear may have missed, up to the 12 kHz that 24 kHz audio holds: noise above the model's own 8 kHz,
+They show what the ear may have missed, up to half the audio's rate: noise above the model's own 8 kHz,
 clicks as upright lines, holes. Time goes to the right, pitch up; the loudest spot is the lightest.
 
 Shape letters: L samples, T columns, M mel bins.
@@ -15,10 +15,10 @@ import numpy as np
 import numpy.typing as npt
 
 from jobs.audiofile import Samples
-from s3gen.constants import MEL_BINS, SAMPLE_RATE, exact_div
+from s3gen.constants import MEL_BINS, SAMPLE_RATE
 
-WINDOW = 1_024  # samples, and the FFT's size
-HOP = exact_div(SAMPLE_RATE, 100)  # samples, of clips that are not too wide with it
+WINDOW = 1_024  # samples at 24 kHz, and the FFT's size
+COLUMN_RATE = 100  # columns per second, of clips that are not too wide with it
 MAX_COLUMNS = 500
 RANGE_DB = 70.0  # below the loudest spot, which is white; what is further down is black
 QUIETEST_TOP_DB = -50.0  # so that digital silence is black, and not white
@@ -27,32 +27,34 @@ SHADES = 64  # more cost bytes and are not seen
 RAMP = ((8, 8, 20), (44, 22, 88), (112, 30, 112), (186, 50, 92), (240, 104, 56), (252, 176, 76), (255, 246, 214))
 
 
-def mel_picture(samples: Samples) -> bytes:
+def mel_picture(samples: Samples, rate: int) -> bytes:
     """A PNG file, ``MEL_BINS`` high and at most ``MAX_COLUMNS`` wide.
 
     Args:
-        samples: (L,) float32 at 24 kHz, full scale +-1; L may be 0.
+        samples: (L,) float32, full scale +-1; L may be 0.
+        rate: Hz.
     """
-    levels = _levels(samples)
+    levels = _levels(samples, rate)
     top = max(float(levels.max()), QUIETEST_TOP_DB)
     shades = np.clip((levels - top) / RANGE_DB + 1, 0, 1) * (SHADES - 1)
     return _png(np.rint(shades).astype(np.uint8)[::-1])
 
 
-def _levels(samples: Samples) -> npt.NDArray[np.float64]:
+def _levels(samples: Samples, rate: int) -> npt.NDArray[np.float64]:
     """(M, T) in dB, lowest bin first."""
     # Lazily: it brings torch, and most of the command needs none.
     from s3gen.audio import mel_filters
 
-    hop = max(HOP, -(-len(samples) // MAX_COLUMNS))
+    window = WINDOW * rate // SAMPLE_RATE
+    hop = max(rate // COLUMN_RATE, -(-len(samples) // MAX_COLUMNS))
     columns = max(1, -(-len(samples) // hop))
-    padded = np.zeros((columns - 1) * hop + WINDOW, np.float32)
-    start = WINDOW // 2
+    padded = np.zeros((columns - 1) * hop + window, np.float32)
+    start = window // 2
     kept = samples[: len(padded) - start]
     padded[start : start + len(kept)] = kept
-    frames = np.lib.stride_tricks.sliding_window_view(padded, WINDOW)[::hop] * np.hanning(WINDOW)
-    power = np.square(np.abs(np.fft.rfft(frames))) / np.square(WINDOW / 4)  # a sine at full scale has 1
-    filters = mel_filters(SAMPLE_RATE, WINDOW, MEL_BINS, SAMPLE_RATE / 2).numpy().astype(np.float64)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, window)[::hop] * np.hanning(window)
+    power = np.square(np.abs(np.fft.rfft(frames))) / np.square(window / 4)  # a sine at full scale has 1
+    filters = mel_filters(rate, window, MEL_BINS, rate / 2).numpy().astype(np.float64)
     filters /= filters.sum(axis=1, keepdims=True)
     return 10 * np.log10(np.maximum(filters @ power.T, 1e-12))
 

@@ -21,7 +21,6 @@ from jobs.spool import Clip, Spool
 from jobs.tables import INDEX_SCHEMA
 from jobs.uploads import Upload
 from jobs.writers import Sound
-from s3gen.constants import SAMPLE_RATE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,12 +69,13 @@ class Publication:
         Returns:
             The record, and whether it counts.
         """
+        rate = self.config.wave.sample_rate
         upload = Upload(self.ledger, self.attempt, self.scratch, self.pulse)
         clips = [made.spool.clips[row.position] for row in made.rows]
         audio = cuts = index = failures = None
         if made.rows:
             audio, cuts = self._write_audio(made, upload)
-            index = upload.write_table(self.attempt.index_name, _index(made.rows, clips, audio.name))
+            index = upload.write_table(self.attempt.index_name, _index(made.rows, clips, audio.name, rate))
         if len(made.failed):
             failures = upload.write_table(self.attempt.failures_name, made.failed)
         record = CommitRecord(
@@ -86,7 +86,7 @@ class Publication:
             rows=len(made.rows) + len(made.failed),
             rows_done=len(made.rows),
             rows_failed=len(made.failed),
-            samples=sum(clip.samples for clip in clips),
+            samples=sum(self.config.wave.made(clip.samples) for clip in clips),
             errors=counts(made.failed["error"].to_pylist()),
             problems=counts(name for clip in clips for name in clip.problems),
             positions=made.padding.positions,
@@ -106,7 +106,7 @@ class Publication:
         shard_format = FORMATS[self.config.format]
         positions = [row.position for row in made.rows]
         samples = [made.spool.clips[position].samples for position in positions]
-        sound = Sound(suffix=self.config.audio, rate=SAMPLE_RATE, samples=samples)
+        sound = Sound(suffix=self.config.audio, rate=self.config.wave.sample_rate, samples=samples)
         name = self.attempt.audio_name(shard_format.suffix, shard_format.prefix)
         shard_format.write(upload.local(name), made.columns, made.spool.read(positions), sound)
         if shard_format.write_cuts is None:
@@ -115,7 +115,7 @@ class Publication:
         return upload.stored(name), upload.stored(self.attempt.cuts_name)
 
 
-def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str) -> pa.Table:
+def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str, rate: int) -> pa.Table:
     return pa.table(
         {
             "id": [row.id for row in rows],
@@ -123,7 +123,9 @@ def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str) -> pa.Table:
             "shard": [shard] * len(rows),
             "row": range(len(rows)),
             "samples": [clip.samples for clip in clips],
-            "duration": [clip.samples / SAMPLE_RATE for clip in clips],
+            "duration": [clip.samples / rate for clip in clips],
+            "trimmed_start": [clip.trimmed_start for clip in clips],
+            "trimmed_end": [clip.trimmed_end for clip in clips],
             "sha256": [clip.sha256 for clip in clips],
             **{name: [getattr(clip.measures, name) for clip in clips] for name in RANGES},
             "problems": [",".join(clip.problems) for clip in clips],

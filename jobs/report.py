@@ -10,6 +10,7 @@ from importlib.resources import files
 
 import jinja2
 
+from jobs.config import config_from
 from jobs.errors import InputError
 from jobs.ledger import Ledger
 from jobs.plan import ShardSet
@@ -105,7 +106,7 @@ def read(ledger: Ledger, options: Options | None) -> Material:
     for table in shard_tables(ledger, records) if summary is None else table_batches(folder):
         failures.add(table)
     share = len(records) / max(done, 1)
-    samples, suspects, extremes = _players(folder, choice)
+    samples, suspects, extremes = _players(folder, choice, config_from(ledger.job["config"]).wave.sample_rate)
     return Material(
         url=folder.url,
         job=ledger.job,
@@ -131,10 +132,10 @@ def _stored_bytes(record: CommitRecord) -> int:
     return sum(file.bytes for file in (record.audio, record.cuts) if file)
 
 
-def _players(folder: Folder, choice: Choice) -> list[list[Player]]:
+def _players(folder: Folder, choice: Choice, rate: int) -> list[list[Player]]:
     """Of voices, suspects and extremes; all of them together fit on the page."""
     chosen = [choice.voices(), choice.suspects(), choice.extremes()]
-    made = iter(players(folder, [pick for picks in chosen for pick in picks]))
+    made = iter(players(folder, [pick for picks in chosen for pick in picks], rate))
     return [[next(made) for _ in picks] for picks in chosen]
 
 

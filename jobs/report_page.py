@@ -12,7 +12,7 @@ import yaml
 
 from jobs.audiofile import ENCODINGS
 from jobs.checks import CHECKS
-from jobs.config import EngineConfig, config_from
+from jobs.config import EngineConfig, WaveConfig, config_from
 from jobs.reasons import REASONS
 from jobs.report_charts import Chart, histogram
 from jobs.report_failures import Example, Failures
@@ -192,7 +192,7 @@ def _add_voices(page: Page, material: Material) -> None:
     )
     page.voices_lead = (
         f"{drawn}, drawn at random. The players hold the stored samples without loss; the pictures show time to the "
-        "right and pitch up to 12 kHz, on a mel scale."
+        f"right and pitch up to {material.config['wave']['sample_rate'] / 2_000:g} kHz, on a mel scale."
     )
 
 
@@ -338,7 +338,9 @@ def _made(material: Material) -> list[tuple[str, str]]:
     limit = f", the first {count(job['limit'])} rows of it" if job["limit"] else ""
     fade = "" if config["start_fade"] else ", no start fade"
     rows = f"{some(material.files, 'file')}, {some(material.status.rows_total, 'row')}{limit}"
-    stored = f"{config['audio']} in {config['format']}, 24 kHz, mono, {ENCODINGS[config['audio']].description}"
+    wave = WaveConfig.model_validate(config["wave"])
+    audio = f"{config['audio']} in {config['format']}, {wave.sample_rate / 1_000:g} kHz, mono"
+    stored = "; ".join([f"{audio}, {ENCODINGS[config['audio']].description}", *wave.described])
     values = [
         ("model", f"{model}  (fingerprint {_digest(prints['model'])})"),
         ("voices", f"{config['voices']}  (fingerprint {_digest(prints['voices'])})"),

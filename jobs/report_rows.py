@@ -2,6 +2,8 @@
 
 Of a finished job they come from the index. Of one that is under way they come from the parts that its shards left: of
 all of them, or of as many as the caller picks.
+
+Their ``samples`` are those that a row has at the model's rate, at whichever rate it is stored.
 """
 
 from __future__ import annotations
@@ -18,6 +20,7 @@ from jobs.layout import INDEX
 from jobs.parts import read_shards
 from jobs.records import CommitRecord
 from jobs.storage import Folder
+from s3gen.constants import SAMPLE_RATE
 
 FRAME_ROWS = 65_536
 COLUMNS = ("id", "voice_id", "shard", "row", "samples", *RANGES, "problems")
@@ -33,8 +36,8 @@ def index_frames(folder: Folder, columns: Sequence[str] = COLUMNS) -> Iterator[p
         try:
             with folder.open(name) as file:
                 parquet = pq.ParquetFile(file, read_dictionary=["voice_id", "shard", "problems"])
-                for batch in parquet.iter_batches(batch_size=FRAME_ROWS, columns=list(columns), use_threads=False):
-                    yield batch.to_pandas()
+                for batch in parquet.iter_batches(batch_size=FRAME_ROWS, columns=_stored(columns), use_threads=False):
+                    yield _frame(batch)
         except FileNotFoundError:
             raise StorageError(f"{folder.path(name)} is missing; s3gen verify tells what else is") from None
         except (pa.ArrowException, OSError) as error:
@@ -50,10 +53,19 @@ def shard_frames(folder: Folder, records: Iterable[CommitRecord]) -> Iterator[pd
     waiting: list[pa.Table] = []
     rows = 0
     for table in read_shards(folder, (record.index for record in records)):
-        waiting.append(table.select(COLUMNS))
+        waiting.append(table.select(_stored(COLUMNS)))
         rows += table.num_rows
         if rows >= FRAME_ROWS:
-            yield pa.concat_tables(waiting).to_pandas()
+            yield _frame(pa.concat_tables(waiting))
             waiting, rows = [], 0
     if waiting:
-        yield pa.concat_tables(waiting).to_pandas()
+        yield _frame(pa.concat_tables(waiting))
+
+
+def _stored(columns: Sequence[str]) -> list[str]:
+    return ["duration" if name == "samples" else name for name in columns]
+
+
+def _frame(rows: pa.Table | pa.RecordBatch) -> pd.DataFrame:
+    frame = rows.to_pandas().rename(columns={"duration": "samples"})
+    return frame.assign(samples=(frame["samples"] * SAMPLE_RATE).round().astype("int64"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -29,7 +29,7 @@ class Row:
     position: int  # in the table that was checked
     id: str
     voice_id: str
-    tokens: Ints  # (L,) 0..6560, without the language model's start and stop
+    tokens: Ints  # (L,) 0..6560, without the language model's start and stop; with the tail that the job adds
     seed: int  # -2**63 .. 2**64 - 1
     reseeded: bool = False  # it is not its own, nor that which follows from its id
     cuts: tuple[int, ...] = ()  # of the tokens, ascending: it is made in so many pieces and one
@@ -53,6 +53,7 @@ def check_rows(
     max_tokens: int,
     splitting: Splitting | None = None,
     reseeded: Ints | None = None,
+    tail: Sequence[int] = (),
 ) -> tuple[list[Row], list[Failure]]:
     """Sorts the rows of a shard into those that can be synthesised and those that cannot.
 
@@ -66,6 +67,7 @@ def check_rows(
     Args:
         splitting: cuts rows that are longer than its own limit, and none is too long below an hour; None: nothing is.
         reseeded: (rows,) of each row the round that gave it another seed, which goes before its own; 0: none did.
+        tail: tokens that are added to each row's own, and count as they do.
 
     Raises:
         Nothing for any value of a row.
@@ -73,7 +75,7 @@ def check_rows(
     ids, voices = texts(table["id"]), texts(table["voice_id"])
     tokens = _Tokens.of(table["tokens"])
     seeds = _seeds(table["seed"]) if "seed" in table.column_names else [None] * table.num_rows
-    problems = tokens.problems(max_tokens, splitting)
+    problems = tokens.problems(max_tokens, splitting, len(tail))
     rounds = [0] * table.num_rows if reseeded is None else reseeded.tolist()
     bits = _seed_bits(table["seed"].type) if "seed" in table.column_names else 64
     rows: list[Row] = []
@@ -98,9 +100,9 @@ def check_rows(
         chosen = seed if isinstance(seed, int) else derived_seed(job_seed, row_id)
         if rounds[position]:
             chosen = derived_seed(job_seed, row_id, rounds[position]) >> (64 - bits)
-        own = tokens.of_row(position)
-        cuts = () if splitting is None else tuple(splitting.cuts(own))
-        rows.append(Row(position, row_id, voice_id, own, chosen, rounds[position] > 0, cuts))
+        spoken = np.append(tokens.of_row(position), tail) if tail else tokens.of_row(position)
+        cuts = () if splitting is None else tuple(splitting.cuts(spoken))
+        rows.append(Row(position, row_id, voice_id, spoken, chosen, rounds[position] > 0, cuts))
     return rows, failures
 
 
@@ -204,15 +206,20 @@ class _Tokens:
     def of_row(self, row: int) -> Ints:
         return self.kept[self.kept_starts[row] : self.kept_starts[row + 1]]
 
-    def problems(self, max_tokens: int, splitting: Splitting | None) -> dict[int, _Problem]:
-        """By row, the first that applies."""
+    def problems(self, max_tokens: int, splitting: Splitting | None, tail: int) -> dict[int, _Problem]:
+        """By row, the first that applies.
+
+        Args:
+            tail: how many tokens are added to each row.
+        """
         found: dict[int, _Problem] = {}
         counts = np.diff(self.kept_starts)
         most, limit = max_tokens, f"max_tokens, {max_tokens}"
         if splitting is not None:
             most, limit = MOST_TOKENS, f"an hour, {MOST_TOKENS}, the most that is made in pieces"
-        for row in np.flatnonzero(counts > most).tolist():
-            found[row] = _Problem("too_long", f"{counts[row]} tokens, more than {limit}")
+        more = f" and {tail} of silence" if tail else ""
+        for row in np.flatnonzero(counts + tail > most).tolist():
+            found[row] = _Problem("too_long", f"{counts[row]} tokens{more}, more than {limit}")
         for row in np.flatnonzero(counts == 0).tolist():
             inside = int(self.starts[row + 1] - self.starts[row])
             message = "no tokens but start and stop" if inside else "no tokens"

@@ -30,6 +30,7 @@ from jobs.storage import Folder
 from jobs.trial import trial_output
 from jobs.urls import Options
 from jobs.voices import VoiceTable
+from jobs.watermark import Watermark
 from jobs.worker import Order, fingerprints
 
 log = logging.getLogger(__name__)
@@ -102,6 +103,8 @@ class Synthesis:
         model = open_model(config.model, config.model_file, "cpu", options)
         voices.check_model(model.voice_fingerprint())
         check_solver(model, config)
+        if config.wave.watermark:
+            Watermark()
         frozen = {
             "config": config.frozen(),
             "fingerprints": fingerprints(model, voices),

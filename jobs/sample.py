@@ -102,6 +102,7 @@ class Sample:
             job_seed=self._config.seed,
             max_tokens=self._config.max_tokens,
             splitting=self._config.splitting,
+            tail=self._config.tail,
         )
         voices = self._table.get_many(row.voice_id for row in rows)
         self.voices |= voices.keys()

@@ -19,6 +19,7 @@ from jobs.config import JobConfig
 from jobs.disk import SPEECH_FLAC_SHARE, wav_bytes
 from jobs.engine import Engine
 from jobs.errors import InputError, JobError
+from jobs.mastering import Mastering
 from jobs.models import check_solver, device_of, open_prepared, solver_of
 from jobs.placement import Node, share_of
 from jobs.voices import VoiceTable
@@ -73,6 +74,7 @@ class Gauge:
     def __init__(self, model: S3GenModel, config: JobConfig, *, max_frames: int, device: str) -> None:
         self.max_frames, self.device = max_frames, device
         solver = solver_of(config)
+        self._mastering, self._rate = Mastering(config.wave), config.wave.sample_rate
         self._engine = Engine(model, solver=solver, start_fade=config.start_fade)
         self._engine.call(lambda: model.warm_up(max_frames, solver=solver))
 
@@ -133,7 +135,7 @@ class Gauge:
             frames=made.frames,
             seconds=made.seconds,
             audio_per_frame=audio_per_frame,
-            flac_share=made.flac_share(),
+            flac_share=made.flac_share(self._mastering, self._rate),
         )
 
     def _make(self, batches: Sequence[Batch], seconds: float = math.inf) -> _Made:
@@ -189,7 +191,8 @@ class _Made:
         """Frames per second, prompts included."""
         return self.frames / self.seconds
 
-    def flac_share(self) -> float:
-        """Bytes of FLAC for a byte of WAV, of the clips that were kept."""
-        wav = sum(wav_bytes(1, len(clip)) for clip in self.clips)
-        return sum(len(encode(clip, "flac")) for clip in self.clips) / wav if wav else SPEECH_FLAC_SHARE
+    def flac_share(self, mastering: Mastering, rate: int) -> float:
+        """Bytes of FLAC for a byte of WAV, of the clips that were kept, as they would be stored."""
+        clips = [mastering.master(clip).samples for clip in self.clips]
+        wav = sum(wav_bytes(1, len(clip)) for clip in clips)
+        return sum(len(encode(clip, "flac", rate)) for clip in clips) / wav if wav else SPEECH_FLAC_SHARE

@@ -11,9 +11,15 @@ from jobs.checks import Measures
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Encoded:
-    """A clip as it is stored."""
+    """A clip as it is stored.
+
+    Attributes:
+        trimmed_start, trimmed_end: see `jobs.mastering.Mastered`.
+    """
 
     samples: int
+    trimmed_start: int
+    trimmed_end: int
     data: bytes
     sha256: str  # hex, of the bytes
     measures: Measures
@@ -25,6 +31,8 @@ class Clip:
     """What is known of an encoded clip, and where it lies in the spool."""
 
     samples: int
+    trimmed_start: int
+    trimmed_end: int
     offset: int
     size: int
     sha256: str
@@ -47,6 +55,8 @@ class Spool:
         """Adds a clip; all of them before the first is read."""
         self.clips[position] = Clip(
             samples=encoded.samples,
+            trimmed_start=encoded.trimmed_start,
+            trimmed_end=encoded.trimmed_end,
             offset=self._file.tell(),
             size=len(encoded.data),
             sha256=encoded.sha256,

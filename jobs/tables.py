@@ -25,6 +25,9 @@ INDEX_SCHEMA = pa.schema(
         pa.field("row", pa.int64(), nullable=False),  # in the shard, from 0
         pa.field("samples", pa.int64(), nullable=False),
         pa.field("duration", pa.float64(), nullable=False),  # seconds
+        # Samples that were cut off as silence, beside those that are stored.
+        pa.field("trimmed_start", pa.int64(), nullable=False),
+        pa.field("trimmed_end", pa.int64(), nullable=False),
         pa.field("sha256", pa.string(), nullable=False),  # hex, of the stored audio bytes
         # As jobs.checks.Measures defines them.
         pa.field("peak", pa.float32(), nullable=False),

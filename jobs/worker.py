@@ -169,7 +169,7 @@ class Worker:
             rows = [item.row for item in work.items if item.row.position in spool.clips]
             stages.ended("make")
             if order.probe is not None:
-                return _probe_report(order, spool, failures)
+                return _probe_report(order, self._config, spool, failures)
             made = Made(
                 rows=rows,
                 ids=ids_digest(work.table["id"]),
@@ -196,6 +196,7 @@ class Worker:
                 job_seed=self._config.seed,
                 max_tokens=self._config.max_tokens,
                 splitting=self._config.splitting,
+                tail=self._config.tail,
                 reseeded=self._ledger.plan.reseeded_by(planned),
             )
             failures += [_guilty(row, order.guilty[row.position]) for row in rows if row.position in order.guilty]
@@ -251,11 +252,11 @@ def _batches(items: Sequence[Item], max_frames: int) -> list[Batch]:
     return [[items[number] for number in plan] for plan in plans]
 
 
-def _probe_report(order: Order, spool: Spool, failures: Sequence[Failure]) -> ShardReport:
+def _probe_report(order: Order, config: JobConfig, spool: Spool, failures: Sequence[Failure]) -> ShardReport:
     clips = spool.clips.values()
     return ShardReport.of_probe(
         order.shard,
-        samples=[clip.samples for clip in clips],
+        samples=[config.wave.made(clip.samples) for clip in clips],
         errors=[failure.error for failure in failures],
         problems=[name for clip in clips for name in clip.problems],
         tries=order.tries,

@@ -176,6 +176,8 @@ def _index(rows: Sequence[Row], waves: Sequence[Samples], clips: Sequence[bytes]
             "row": range(len(rows)),
             "samples": samples,
             "duration": [count / SAMPLE_RATE for count in samples],
+            "trimmed_start": [0] * len(rows),
+            "trimmed_end": [0] * len(rows),
             "sha256": [hashlib.sha256(clip).hexdigest() for clip in clips],
             **{name: [getattr(each, name) for each in measures] for name in RANGES},
             "problems": [""] * len(rows),

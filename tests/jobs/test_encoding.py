@@ -48,9 +48,9 @@ def _batch(*numbers: int) -> tuple[Batch, list[Samples]]:
 def _slow(monkeypatch: pytest.MonkeyPatch, wait: Callable[[int], object]) -> None:
     real = encoding.encode
 
-    def slow(samples: Samples, audio: str) -> bytes:
+    def slow(samples: Samples, audio: str, rate: int) -> bytes:
         wait(round(float(samples[0]) * 100))
-        return real(samples, audio)
+        return real(samples, audio, rate)
 
     monkeypatch.setattr(encoding, "encode", slow)
 

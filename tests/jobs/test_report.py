@@ -13,6 +13,7 @@ import pytest
 import soundfile
 
 from jobs import report
+from jobs.config import STORED_RATES
 from jobs.errors import InputError, StorageError
 from jobs.finish import finalise
 from jobs.ledger import Ledger
@@ -263,7 +264,7 @@ def test_a_job_that_makes_no_speech_has_no_report(ledger: Ledger) -> None:
 def test_the_worst_case_stays_below_the_limit() -> None:
     """White noise, which FLAC cannot make smaller: at the shortest cut all players fit, and with them the rest."""
     most = SHOWN_VOICES + WORST_ROWS * 5 + len(EXTREMES)
-    at_worst = most * CUTS[-1] * SAMPLE_RATE * 2 * 1.02 * 4 / 3
+    at_worst = most * CUTS[-1] * max(STORED_RATES) * 2 * 1.02 * 4 / 3
     assert at_worst < PLAYERS_BYTES
     pictures = most * (MEL_BINS * (MAX_COLUMNS + 1) + 1_000) * 4 / 3
     assert PLAYERS_BYTES + pictures < MAX_BYTES - 1_000_000  # texts and charts
@@ -273,10 +274,10 @@ def test_long_clips_are_cut_until_all_fit(monkeypatch: pytest.MonkeyPatch) -> No
     noise = np.random.default_rng(0).uniform(-1, 1, 12 * SAMPLE_RATE).astype(np.float32)
     short = noise[: 2 * SAMPLE_RATE]
     monkeypatch.setattr("jobs.report_players.PLAYERS_BYTES", 880_000)
-    sounds = _fitting([noise, None, short])
+    sounds = _fitting([noise, None, short], SAMPLE_RATE)
     assert [sound and sound[1] for sound in sounds] == [10.0, None, 2.0]
     monkeypatch.setattr("jobs.report_players.PLAYERS_BYTES", 9_000_000)
-    assert [sound and sound[1] for sound in _fitting([noise, None, short])] == [12.0, None, 2.0]
+    assert [sound and sound[1] for sound in _fitting([noise, None, short], SAMPLE_RATE)] == [12.0, None, 2.0]
 
 
 def test_a_page_that_is_too_large_for_its_texts_is_written(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:

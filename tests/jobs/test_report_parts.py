@@ -26,7 +26,7 @@ from jobs.report_numbers import Numbers, Spread
 from jobs.report_run import LANES, PIECES, WorkTime, run_of
 from jobs.report_words import count, length, number, percent, plain, size
 from jobs.storage import Folder
-from jobs.writers import write_parquet, write_webdataset
+from jobs.writers import Sound, write_parquet, write_webdataset
 from s3gen.constants import MEL_BINS, SAMPLE_RATE, SAMPLES_PER_TOKEN
 from tests.jobs.made_job import bare_record
 
@@ -274,7 +274,8 @@ def test_a_clip_is_that_of_its_row(tmp_path: Path, write: object) -> None:
     clips = [bytes([n % 251]) * (1 + n) for n in range(230)]  # three row groups
     table = pa.table({"id": [f"{n}.json" for n in range(230)], "voice_id": ["v"] * 230})
     name = "shard.parquet" if write is write_parquet else "shard.tar"
-    write(tmp_path / name, table, iter(clips), "flac")  # type: ignore[operator]
+    sound = Sound(suffix="flac", rate=SAMPLE_RATE, samples=[1] * 230)
+    write(tmp_path / name, table, iter(clips), sound)  # type: ignore[operator]
     folder = Folder(str(tmp_path))
     assert [read_clip(folder, name, n) for n in (0, 99, 100, 150, 229)] == [clips[n] for n in (0, 99, 100, 150, 229)]
     with pytest.raises(StorageError, match=r"row 230 of .*fewer rows"):
@@ -297,7 +298,7 @@ def test_a_tone_is_where_it_belongs_and_silence_is_black() -> None:
     time = np.arange(2 * SAMPLE_RATE) / SAMPLE_RATE
     wave = (0.3 * np.sin(2 * np.pi * 3_000 * time)).astype(np.float32)
     wave[SAMPLE_RATE:] = 0
-    picture = Image.open(io.BytesIO(mel_picture(wave)))
+    picture = Image.open(io.BytesIO(mel_picture(wave, SAMPLE_RATE)))
     assert picture.size == (200, MEL_BINS)
     light = np.asarray(picture.convert("L"), np.int64)
     # 3 kHz is 31 of the 51 mels up to 12 kHz, and the picture's first line is its top.
@@ -309,7 +310,7 @@ def test_a_tone_is_where_it_belongs_and_silence_is_black() -> None:
 def test_white_noise_is_equally_light_at_all_pitches() -> None:
     """And as light as it is: a sine at full scale is at 0 dB, noise by its share of the FFT's window."""
     noise = np.random.default_rng(0).normal(0, 0.01, 30 * SAMPLE_RATE).astype(np.float32)
-    levels = 10 * np.log10((10 ** (_levels(noise) / 10)).mean(axis=1))
+    levels = 10 * np.log10((10 ** (_levels(noise, SAMPLE_RATE) / 10)).mean(axis=1))
     window = np.hanning(WINDOW)
     expected = 10 * np.log10(0.01**2 * np.square(window).sum() / (window.sum() / 2) ** 2)
     assert np.abs(levels - expected).max() < 1.5
@@ -317,7 +318,7 @@ def test_white_noise_is_equally_light_at_all_pitches() -> None:
 
 @pytest.mark.parametrize("samples", [0, 1, 720, SAMPLES_PER_TOKEN, 25 * SAMPLE_RATE])
 def test_pictures_of_any_length(samples: int) -> None:
-    picture = Image.open(io.BytesIO(mel_picture(np.zeros(samples, np.float32))))
+    picture = Image.open(io.BytesIO(mel_picture(np.zeros(samples, np.float32), SAMPLE_RATE)))
     picture.load()
     assert 1 <= picture.size[0] <= MAX_COLUMNS
     assert np.asarray(picture.convert("L")).max() < 15

@@ -568,9 +568,9 @@ def _break_second_shard(ledger: Ledger, monkeypatch: pytest.MonkeyPatch, part: s
         if condition:
             raise StorageError("broken")
 
-    def bad_encode(samples: Any, audio: str) -> bytes:
+    def bad_encode(samples: Any, audio: str, rate: int) -> bytes:
         fail_if(len(samples) in sizes)
-        return encode(samples, audio)
+        return encode(samples, audio, rate)
 
     def bad_upload(name: str, path: Any) -> None:
         fail_if(name.startswith("ledger/index/0000001"))
