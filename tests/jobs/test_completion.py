@@ -91,7 +91,7 @@ def test_a_script_lacks_what_its_shell_needs(shell: str) -> None:
         ("s3gen synth job.yaml --set engine.dtype=", ["float32", "tf32", "bfloat16", "float16"]),
         ("s3gen synth job.yaml --set=eng", ["engine.device=", "engine.dtype=", *ENGINE]),
         ("s3gen synth job.yaml --set=engine.dtype=f", ["float32", "float16"]),
-        ("s3gen synth job.yaml --set x=a:b --set=audio=", ["flac", "wav"]),
+        ("s3gen synth job.yaml --set x=a:b --set=audio=", ["flac", "wav", "ogg", "mp3"]),
         ("s3gen plan job.yaml --pri", ["--price"]),
         ("s3gen status s3://bucket/out --js", ["--json"]),
     ],
