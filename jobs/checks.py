@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from jobs.config import ChecksConfig, JobConfig
 from jobs.loudness import SILENT, integrated_loudness
+from jobs.opinion import inconsistent_opinion
 from jobs.snr import HIGHEST, LOWEST, wada_snr
 from s3gen.constants import SAMPLE_RATE, exact_div
 
@@ -166,6 +167,12 @@ def inconsistency(entry: Mapping[str, Any], config: JobConfig) -> str | None:
         value = entry[name]
         if value is None or not low <= value <= high:
             return f"{name} is {value}, not a number from {low:g} to {high:g}"
+    wrong = inconsistent_opinion(entry, wanted=config.mos is not None)
+    if wrong is not None:
+        return wrong
+    rate = entry["letters_per_second"]
+    if rate is not None and not 0 <= rate < math.inf:
+        return f"letters_per_second is {rate}, not a number from 0 on"
     expected = ",".join(problems(Measures(**{name: entry[name] for name in RANGES}), config.checks))
     if entry["problems"] != expected:
         return f"problems are {entry['problems']!r}, by its measures and the job's limits they are {expected!r}"

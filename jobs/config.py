@@ -215,6 +215,7 @@ class JobConfig(RunConfig):
     on_long: Literal["fail_row", "split"] = "fail_row"  # of rows with more
     silence_tokens: list[Token] = Field(default=[SILENCE_TOKEN])  # where such rows are best cut
     on_bad_audio: Literal["keep", "fail_row"] = "keep"
+    mos: Literal["dnsmos"] | None = None  # what foresees listeners' opinions; None: nothing does
     keep_inputs: bool = False
     batch: BatchConfig = BatchConfig()
     engine: EngineConfig = EngineConfig()

@@ -15,6 +15,7 @@ from jobs.audiofile import Samples, encode
 from jobs.batch import Batch, Item, Trouble, fault
 from jobs.checks import explain, measure, problems
 from jobs.config import JobConfig
+from jobs.dnsmos import Dnsmos
 from jobs.mastering import Mastering
 from jobs.pieces import Pieces
 from jobs.rows import Row
@@ -37,12 +38,13 @@ class Encoders:
         config: names the encoding, and says which waves are unfit.
 
     Raises:
-        InputError: as `Mastering`.
+        InputError: as `Mastering` and `Dnsmos`.
     """
 
     def __init__(self, threads: int, config: JobConfig) -> None:
         self._pool = ThreadPoolExecutor(threads, "encoder")
         self._config, self._mastering = config, Mastering(config.wave)
+        self._dnsmos = None if config.mos is None else Dnsmos()
         self.room = threading.Semaphore(BATCHES)
 
     def submit(self, row: Row, made: Samples | Callable[[], Samples] | Trouble) -> Future[Encoded | Trouble]:
@@ -51,7 +53,7 @@ class Encoders:
         Args:
             made: the wave, what fetches it, or why there is none.
         """
-        return self._pool.submit(_encoded, row, made, self._config, self._mastering)
+        return self._pool.submit(_encoded, row, made, self._config, self._mastering, self._dnsmos)
 
 
 class Intake:
@@ -119,7 +121,11 @@ class Intake:
 
 
 def _encoded(
-    row: Row, made: Samples | Callable[[], Samples] | Trouble, config: JobConfig, mastering: Mastering
+    row: Row,
+    made: Samples | Callable[[], Samples] | Trouble,
+    config: JobConfig,
+    mastering: Mastering,
+    dnsmos: Dnsmos | None,
 ) -> Encoded | Trouble:
     if isinstance(made, Trouble):
         return made
@@ -141,4 +147,5 @@ def _encoded(
         sha256=hashlib.sha256(data).hexdigest(),
         measures=measures,
         problems=tuple(found),
+        opinion=None if dnsmos is None else dnsmos.opinion(mastered.samples, rate),
     )

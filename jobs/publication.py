@@ -13,10 +13,12 @@ from jobs.checks import RANGES
 from jobs.config import JobConfig
 from jobs.formats import FORMATS
 from jobs.ledger import Ledger
+from jobs.opinion import OPINIONS
 from jobs.padding import Padding
 from jobs.pulse import Pulse
 from jobs.records import Attempt, CommitRecord, StoredFile, counts, worker_name
 from jobs.rows import Row
+from jobs.speaking import letter_rates
 from jobs.spool import Clip, Spool
 from jobs.tables import INDEX_SCHEMA
 from jobs.uploads import Upload
@@ -75,7 +77,7 @@ class Publication:
         audio = cuts = index = failures = None
         if made.rows:
             audio, cuts = self._write_audio(made, upload)
-            index = upload.write_table(self.attempt.index_name, _index(made.rows, clips, audio.name, rate))
+            index = upload.write_table(self.attempt.index_name, _index(made, clips, audio.name, rate))
         if len(made.failed):
             failures = upload.write_table(self.attempt.failures_name, made.failed)
         record = CommitRecord(
@@ -115,7 +117,8 @@ class Publication:
         return upload.stored(name), upload.stored(self.attempt.cuts_name)
 
 
-def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str, rate: int) -> pa.Table:
+def _index(made: Made, clips: Sequence[Clip], shard: str, rate: int) -> pa.Table:
+    rows, seconds = made.rows, [clip.samples / rate for clip in clips]
     return pa.table(
         {
             "id": [row.id for row in rows],
@@ -123,11 +126,13 @@ def _index(rows: Sequence[Row], clips: Sequence[Clip], shard: str, rate: int) ->
             "shard": [shard] * len(rows),
             "row": range(len(rows)),
             "samples": [clip.samples for clip in clips],
-            "duration": [clip.samples / rate for clip in clips],
+            "duration": seconds,
             "trimmed_start": [clip.trimmed_start for clip in clips],
             "trimmed_end": [clip.trimmed_end for clip in clips],
             "sha256": [clip.sha256 for clip in clips],
             **{name: [getattr(clip.measures, name) for clip in clips] for name in RANGES},
+            "letters_per_second": letter_rates(made.columns, seconds),
+            **{name: [clip.opinion and getattr(clip.opinion, name) for clip in clips] for name in OPINIONS},
             "problems": [",".join(clip.problems) for clip in clips],
             "cuts": [row.cuts for row in rows],
         },

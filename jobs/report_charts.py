@@ -10,7 +10,7 @@ from itertools import pairwise
 import numpy as np
 import numpy.typing as npt
 
-from jobs.report_numbers import Spread
+from jobs.report_spread import Spread
 from jobs.report_words import some
 
 BARS = 40  # at most, of a histogram; of few values fewer, down to

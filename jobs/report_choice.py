@@ -15,6 +15,7 @@ import numpy.typing as npt
 import pandas as pd
 
 from jobs.checks import CHECKS
+from jobs.report_quality import QUALITIES
 from s3gen.constants import SAMPLE_RATE
 
 SHOWN_VOICES = 24
@@ -22,8 +23,8 @@ WORST_ROWS = 3  # of each check
 PREFERRED_SECONDS = (1.0, 10.0)  # of a voice's sample, where it has such a row
 # Name, column, and whether it is the largest value.
 EXTREMES = (
-    ("quietest", "rms_db", False),
-    ("loudest", "rms_db", True),
+    *((quality.lowest, quality.column, False) for quality in QUALITIES if quality.lowest),
+    *((quality.highest, quality.column, True) for quality in QUALITIES if quality.highest),
     ("shortest", "samples", False),
     ("longest", "samples", True),
 )
@@ -77,7 +78,8 @@ class Choice:
             rated = failed.assign(value=failed[measure].abs(), signed=failed[measure])
             self._worst[name] = _top(self._worst[name], rated, "value", WORST_ROWS, largest=True)
         for name, column, largest in EXTREMES:
-            self._extremes[name] = _top(self._extremes[name], frame, column, 1, largest=largest)
+            there = frame[frame[column].notna()]
+            self._extremes[name] = _top(self._extremes[name], there, column, 1, largest=largest)
 
     def voices(self) -> list[Pick]:
         """One row of each voice, or of ``SHOWN_VOICES`` of them, by voice id."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,9 +19,10 @@ from jobs.report_charts import Chart, histogram
 from jobs.report_failures import Example, Failures
 from jobs.report_numbers import Numbers
 from jobs.report_players import Player
+from jobs.report_quality import Quality
 from jobs.report_run import Run
 from jobs.report_view import Card, CheckRow, FailureRow, Note, Page, Tile, VoiceRow
-from jobs.report_words import SHOWN_MESSAGE, count, decibels, length, moment, number, percent, plain, size, some
+from jobs.report_words import MINUS, SHOWN_MESSAGE, count, decibels, length, moment, number, percent, plain, size, some
 from jobs.status import Status
 from s3gen.constants import SAMPLE_RATE
 
@@ -169,14 +171,17 @@ def _tiles(material: Material) -> list[Tile]:
 
 def _add_voices(page: Page, material: Material) -> None:
     table, beyond = material.numbers.voices.table(), material.numbers.voices.beyond
+    qualities = material.numbers.qualities.there()
     longest = float(table["samples"].max()) / SAMPLE_RATE
     page.voice_unit, unit = next(
         (name, each) for name, each, most in (("s", 1, 100), ("min", 60, 6_000), ("h", 3_600, None))
         if most is None or longest < most
     )  # fmt: skip
     shown = [
-        _voice_row(str(name), row, longest, unit) for name, row in table.head(VOICE_ROWS + MORE_VOICE_ROWS).iterrows()
+        _voice_row(str(name), row, longest, unit, qualities)
+        for name, row in table.head(VOICE_ROWS + MORE_VOICE_ROWS).iterrows()
     ]
+    page.voice_qualities = [quality.name for quality in qualities]
     page.voices, page.more_voices = shown[:VOICE_ROWS], shown[VOICE_ROWS:]
     rest = table.iloc[len(shown) :]
     others = len(rest)
@@ -201,16 +206,21 @@ def _by_audio(samples: Sequence[Player], table: pd.DataFrame) -> list[Player]:
     return sorted(samples, key=lambda player: (place.get(player.pick.voice_id, len(place)), player.pick.voice_id))
 
 
-def _voice_row(name: str, row: Any, longest: float, unit: int) -> VoiceRow:
+def _voice_row(name: str, row: Any, longest: float, unit: int, qualities: Sequence[Quality]) -> VoiceRow:
     seconds = float(row["samples"]) / SAMPLE_RATE
     return VoiceRow(
         name=plain(name),
         rows=count(int(row["rows"])),
         audio=f"{seconds / unit:,.{2 if longest / unit < 10 else 1}f}",
         width=100 * seconds / longest,
-        level=decibels(float(row["level"])),
+        qualities=[_mean(float(row[quality.column]), quality) for quality in qualities],
         suspect=count(int(row["suspect"])),
     )
+
+
+def _mean(value: float, quality: Quality) -> str:
+    """The heading has the unit."""
+    return "" if math.isnan(value) else f"{value:.{quality.digits}f}".replace("-", MINUS)
 
 
 def _card(player: Player, heading: str, beyond: str, *, with_voice: bool = False) -> Card:
@@ -269,13 +279,10 @@ def _limit(value: float | None) -> str:
 
 
 def _histograms(numbers: Numbers) -> list[Chart]:
-    found = [
-        histogram(numbers.lengths, title="Duration", axis="seconds", unit=lambda value: f"{value:.2f} s", what="row"),
-        histogram(
-            numbers.levels, title="Loudness", axis="root mean square, dB of full scale", unit=decibels, what="row"
-        ),
-    ]
-    return [chart for chart in found if chart is not None]
+    lengths = histogram(
+        numbers.lengths, title="Duration", axis="seconds", unit=lambda value: f"{value:.2f} s", what="row"
+    )
+    return ([] if lengths is None else [lengths]) + numbers.qualities.histograms()
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ from jobs.errors import StorageError
 from jobs.layout import INDEX
 from jobs.parts import read_shards
 from jobs.records import CommitRecord
+from jobs.report_quality import COLUMNS as QUALITIES
 from jobs.storage import Folder
 from s3gen.constants import SAMPLE_RATE
 
 FRAME_ROWS = 65_536
-COLUMNS = ("id", "voice_id", "shard", "row", "samples", *RANGES, "problems")
+MEASURES = tuple(dict.fromkeys((*RANGES, *QUALITIES)))
+COLUMNS = ("id", "voice_id", "shard", "row", "samples", *MEASURES, "problems")
 
 
 def index_frames(folder: Folder, columns: Sequence[str] = COLUMNS) -> Iterator[pd.DataFrame]:

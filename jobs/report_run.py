@@ -14,7 +14,7 @@ import numpy as np
 
 from jobs.records import CommitRecord
 from jobs.report_charts import Chart, Tick, Values, course, histogram, nice_step, ticks
-from jobs.report_numbers import Spread
+from jobs.report_spread import Spread
 from jobs.report_words import count, length, number, plain, some
 from jobs.tally import Interval, joined
 from s3gen.constants import SAMPLE_RATE

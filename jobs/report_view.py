@@ -51,7 +51,7 @@ class VoiceRow:
     rows: str
     audio: str
     width: float
-    level: str
+    qualities: Sequence[str]
     suspect: str
 
 
@@ -92,6 +92,7 @@ class Page:
     voices_lead: str = ""
     samples: Sequence[Card] = ()
     voice_unit: str = ""
+    voice_qualities: Sequence[str] = ()  # names of columns
     voices: Sequence[VoiceRow] = ()
     more_voices: Sequence[VoiceRow] = ()
     other_voices: str = ""

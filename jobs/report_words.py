@@ -56,6 +56,11 @@ def decibels(value: float) -> str:
     return f"{value:.1f} dB".replace("-", MINUS)
 
 
+def lufs(value: float) -> str:
+    """Loudness: `−23.1 LUFS`."""
+    return f"{value:.1f} LUFS".replace("-", MINUS)
+
+
 def size(amount: float) -> str:
     """`1.5 GB`, in powers of a thousand."""
     power = 0

@@ -16,6 +16,7 @@ from jobs.actor import Recipe
 from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, LEAST_FRAMES, Calibration
 from jobs.config import JobConfig, config_from
 from jobs.crew import Crew
+from jobs.dnsmos import Dnsmos
 from jobs.errors import InputError, JobError
 from jobs.isolation import Case
 from jobs.ledger import Ledger, exists
@@ -103,6 +104,8 @@ class Synthesis:
         model = open_model(config.model, config.model_file, "cpu", options)
         voices.check_model(model.voice_fingerprint())
         check_solver(model, config)
+        if config.mos is not None:
+            Dnsmos()
         if config.wave.watermark:
             Watermark()
         frozen = {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import IO
 
 from jobs.checks import Measures
+from jobs.opinion import Opinion
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,6 +25,7 @@ class Encoded:
     sha256: str  # hex, of the bytes
     measures: Measures
     problems: tuple[str, ...]  # the checks that it does not pass
+    opinion: Opinion | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +40,7 @@ class Clip:
     sha256: str
     measures: Measures
     problems: tuple[str, ...]
+    opinion: Opinion | None
 
 
 class Spool:
@@ -62,6 +65,7 @@ class Spool:
             sha256=encoded.sha256,
             measures=encoded.measures,
             problems=encoded.problems,
+            opinion=encoded.opinion,
         )
         self._file.write(encoded.data)
 

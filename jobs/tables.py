@@ -39,6 +39,11 @@ INDEX_SCHEMA = pa.schema(
         pa.field("click_end", pa.float32(), nullable=False),
         pa.field("loudness", pa.float32(), nullable=False),
         pa.field("snr", pa.float32(), nullable=False),
+        # As jobs.speaking and jobs.dnsmos define them; null where there is no text, and where the job asks for none.
+        pa.field("letters_per_second", pa.float32()),
+        pa.field("dnsmos_sig", pa.float32()),
+        pa.field("dnsmos_bak", pa.float32()),
+        pa.field("dnsmos_ovr", pa.float32()),
         pa.field("problems", pa.string(), nullable=False),  # names of checks, joined by commas; mostly empty
         # Before which of its tokens a row was cut, ascending; empty where it was made as one.
         pa.field("cuts", pa.list_(pa.field("element", pa.int32(), nullable=False)), nullable=False),

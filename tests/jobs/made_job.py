@@ -19,9 +19,11 @@ from jobs.config import config_from
 from jobs.formats import FORMATS
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest
+from jobs.opinion import OPINIONS
 from jobs.plan import Plan, make_plan
 from jobs.records import Attempt, CommitRecord, StoredFile, counts, ids_digest
 from jobs.rows import Failure, Row, check_rows
+from jobs.speaking import letter_rates
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_table
 from jobs.urls import absolute_url
@@ -99,7 +101,7 @@ def prepare(
             if shard_format.write_cuts is not None:
                 shard_format.write_cuts(store.local, columns, sound)
                 cuts = store.keep(attempt.cuts_name)
-            pq.write_table(_index(rows, waves, clips, audio.name), store.local)
+            pq.write_table(_index(rows, waves, clips, audio.name, columns), store.local)
             index = store.keep(attempt.index_name)
         if failures:
             pq.write_table(failures_table(failures, table, ledger.plan.origins(planned)), store.local)
@@ -165,7 +167,9 @@ def _noise(row: Row) -> Samples:
     return (source.standard_normal(SAMPLES_PER_TOKEN * len(row.tokens)) / 100).astype(np.float32)
 
 
-def _index(rows: Sequence[Row], waves: Sequence[Samples], clips: Sequence[bytes], shard: str) -> pa.Table:
+def _index(
+    rows: Sequence[Row], waves: Sequence[Samples], clips: Sequence[bytes], shard: str, columns: pa.Table
+) -> pa.Table:
     measures = [measure(wave) for wave in waves]
     samples = [SAMPLES_PER_TOKEN * len(row.tokens) for row in rows]
     return pa.table(
@@ -180,6 +184,8 @@ def _index(rows: Sequence[Row], waves: Sequence[Samples], clips: Sequence[bytes]
             "trimmed_end": [0] * len(rows),
             "sha256": [hashlib.sha256(clip).hexdigest() for clip in clips],
             **{name: [getattr(each, name) for each in measures] for name in RANGES},
+            "letters_per_second": letter_rates(columns, [count / SAMPLE_RATE for count in samples]),
+            **{name: [None] * len(rows) for name in OPINIONS},
             "problems": [""] * len(rows),
             "cuts": [row.cuts for row in rows],
         },

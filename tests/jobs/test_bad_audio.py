@@ -12,17 +12,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from jobs.audiofile import Samples
 from jobs.checks import RANGES
 from jobs.config import config_from
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest
+from jobs.opinion import OPINIONS, Opinion
 from jobs.plan import make_plan
 from jobs.records import StoredFile
 from jobs.storage import Folder
 from jobs.voices import VoiceTable
 from jobs.worker import Worker, fingerprints
 from s3gen import S3GenModel
-from s3gen.constants import SAMPLES_PER_TOKEN
+from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 from tests.jobs.inputs import good_rows, write_manifest
 
 MUTE = 4242  # the token of rows that come out silent
@@ -44,9 +46,18 @@ class Mute:
         return 0.2 * torch.sin(pitch * time) * torch.hann_window(len(time), periodic=False)
 
 
+class Peak:
+    """In place of the network: its opinion is the largest sample, 4 where it is silent."""
+
+    def opinion(self, samples: Samples, rate: int) -> Opinion:
+        assert rate == SAMPLE_RATE
+        return Opinion(*[float(np.abs(samples).max()) or 4.0] * len(OPINIONS))
+
+
 def _run(model: S3GenModel, table: Path, folder: Path, **choices: Any) -> Ledger:
     """A finished job of six rows, two of them mute."""
     columns = good_rows(6)
+    columns["text"] = [None if number == 3 else "ab, " * number for number in range(6)]
     for row in SUSPECT:
         columns["tokens"][row] = [MUTE, *columns["tokens"][row]]
     folder.mkdir()
@@ -106,6 +117,21 @@ def test_the_measures_in_the_index_are_those_of_another_row(
     for row, stored in zip(_rows(ledger, record.index), _rows(ledger, record.audio), strict=True):
         pcm = np.frombuffer(stored["audio"]["bytes"][-2 * row["samples"] :], "<i2")
         assert row["peak"] == pytest.approx(np.abs(pcm.astype(int)).max() / 2**15, abs=2**-15)
+
+
+def test_a_row_has_the_opinions_or_the_text_of_another(
+    tiny_model: S3GenModel, table: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("jobs.encoding.Dnsmos", Peak)
+    ledger = _run(tiny_model, table, tmp_path / "job", mos="dnsmos")
+    (record,) = ledger.records()
+    for number, row in enumerate(_rows(ledger, record.index)):
+        assert {row[name] for name in OPINIONS} == {row["peak"] or 4}
+        rate = row["letters_per_second"]
+        assert rate == (None if number == 3 else pytest.approx(2 * number / row["duration"]))
+    unasked = _run(tiny_model, table, tmp_path / "unasked")
+    (record,) = unasked.records()
+    assert {row[name] for row in _rows(unasked, record.index) for name in OPINIONS} == {None}
 
 
 def test_a_check_that_is_switched_off_fails_rows(tiny_model: S3GenModel, table: Path, tmp_path: Path) -> None:

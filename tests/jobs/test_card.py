@@ -15,7 +15,7 @@ from jobs.card import card, write_card
 from jobs.errors import InputError, StorageUnknown
 from jobs.finish import finalise
 from jobs.ledger import Ledger
-from jobs.report_numbers import Voices
+from jobs.report_numbers import Numbers
 from jobs.tally import Summary
 from s3gen.card_mark import CARD
 from tests.jobs import made_job, shown_job
@@ -53,6 +53,11 @@ def test_a_card_says_that_its_speech_is_synthetic(job: tuple[Ledger, Summary]) -
     assert "| de\\/carl\\.2 | 8 | 8.1 s |" in text
     assert "| clipping | 0.001 | 1 (2.7 %) |" in text
     assert "by the seed 3 of the job" in text
+    cells = r"^\| `(\w+)` \|.*\| (\d+) \| (.*) \| (.*) \| (.*) \|$"
+    measured = {row[0]: row for row in re.findall(cells, text, re.MULTILINE)}
+    assert set(measured) == {"loudness", "snr"}
+    assert {row[1] for row in measured.values()} == {"37"}
+    assert all(re.fullmatch(r"−\d+\.\d LUFS", value) for value in measured["loudness"][2:])
     assert ledger.job["plan"] in text
 
 
@@ -149,7 +154,7 @@ def test_a_card_that_cannot_be_written_keeps_a_job_from_its_end(
 )
 def test_sizes_are_those_of_the_hub(job: tuple[Ledger, Summary], rows: int, size: str) -> None:
     ledger, summary = job
-    text = card(ledger.job, Summary(**{**vars_of(summary), "rows_done": rows}), Voices())
+    text = card(ledger.job, Summary(**{**vars_of(summary), "rows_done": rows}), Numbers())
     head = yaml.safe_load(text.split("---\n", 2)[1])
     assert head["size_categories"] == [size]
     assert ("configs" in head) == bool(rows)  # of nothing there are no files to read

@@ -23,6 +23,7 @@ from jobs.checks import CHECKS, CLIPPED_AT, RANGES, explain, inconsistency, meas
 from jobs.config import ChecksConfig, JobConfig, config_from
 from jobs.errors import InputError
 from jobs.ledger import Ledger
+from jobs.opinion import OPINIONS
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA
 from jobs.verify import verify
@@ -35,6 +36,7 @@ from tests.jobs.made_job import job_of, make, start, write_manifest
 CLIPS = sorted((Path(__file__).parents[2] / "demo/voices").glob("*.wav"))
 LIMITS = ChecksConfig()
 FRAME, EDGE = SAMPLE_RATE // 50, SAMPLE_RATE // 200  # samples of 20 and of 5 ms
+UNASKED: dict[str, Any] = {"letters_per_second": None, **dict.fromkeys(OPINIONS)}
 PATHS = {"model": "random:tiny", "manifest": "m", "voices": "v", "output": "o"}
 
 finite = st.floats(width=32, allow_nan=False, allow_infinity=False)
@@ -223,7 +225,7 @@ def test_a_measure_of_some_wave_is_not_finite_or_out_of_its_range(wave: Samples)
 @settings(deadline=None, max_examples=50)
 def test_the_index_changes_a_measure_so_that_its_problems_no_longer_follow(wave: Samples) -> None:
     measures = measure(wave)
-    columns = asdict(measures) | {"problems": ",".join(problems(measures, LIMITS))}
+    columns = {**asdict(measures), **UNASKED, "problems": ",".join(problems(measures, LIMITS))}
     fields = [INDEX_SCHEMA.field(name) for name in columns]
     (entry,) = pa.Table.from_pylist([columns], schema=pa.schema(fields)).to_pylist()
     assert inconsistency(entry, config()) is None
@@ -258,7 +260,7 @@ def test_a_wave_played_backwards_has_its_clicks_at_the_wrong_end(wave: Samples) 
 
 def _entry(wave: Samples) -> dict[str, Any]:
     measures = measure(wave)
-    return {**asdict(measures), "problems": ",".join(problems(measures, LIMITS))}
+    return {**asdict(measures), **UNASKED, "problems": ",".join(problems(measures, LIMITS))}
 
 
 @pytest.mark.parametrize(
@@ -272,6 +274,9 @@ def _entry(wave: Samples) -> dict[str, Any]:
         ({"dc": -0.5}, "they are 'dc'"),
         ({"problems": "silence"}, "problems are 'silence', by its measures and the job's limits they are ''"),
         ({"problems": None}, "problems are None"),
+        ({"letters_per_second": -1.0}, "letters_per_second is -1.0"),
+        ({"letters_per_second": float("nan")}, "letters_per_second is nan"),
+        ({"dnsmos_sig": 3.0}, "dnsmos_sig is 3.0, but the job asks for no opinions"),
     ],
 )
 def test_a_damaged_measure_is_passed(change: dict[str, Any], says: str) -> None:
@@ -295,6 +300,7 @@ def test_a_row_that_should_have_failed_is_passed() -> None:
         ("on_bad_audio", {"on_bad_audio": "fail_row"}),
         ("checks.max_dc", {"checks": {"max_dc": 0.2}}),
         ("checks.max_silence", {"checks": {"max_silence": None}}),
+        ("mos", {"mos": "dnsmos"}),
     ],
 )
 def test_a_resume_judges_the_rest_of_the_rows_by_other_limits(tmp_path: Path, key: str, change: dict[str, Any]) -> None:
@@ -323,4 +329,4 @@ def test_verify_passes_a_damaged_measure(tmp_path: Path) -> None:
 
 def _frozen(**changes: Any) -> dict[str, Any]:
     values: dict[str, Any] = json.loads(json.dumps(config(**changes).frozen()))
-    return {key: values[key] for key in ("on_bad_audio", "checks")}
+    return {key: values[key] for key in ("on_bad_audio", "checks", "mos")}

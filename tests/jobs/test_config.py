@@ -34,7 +34,7 @@ def test_every_key_of_the_contract_exists_and_no_other() -> None:
     assert set(JobConfig.model_fields) == {
         *("model", "model_file", "manifest", "voices", "output", "format", "audio", "shard_rows", "seed", "workers"),
         *("gpus_per_worker", "ray_address", "storage_options", "start_fade", "max_tokens", "on_long", "silence_tokens"),
-        *("on_bad_audio", "keep_inputs", "stall_seconds", "log_level", "batch", "engine", "checks", "wave"),
+        *("on_bad_audio", "mos", "keep_inputs", "stall_seconds", "log_level", "batch", "engine", "checks", "wave"),
     }
 
 

@@ -75,7 +75,11 @@ def test_numbers_are_those_of_the_job(page: Reader) -> None:
     assert "Failed rows 3 7.5 %" in page.text
     assert [tile["class"] for tile in page.all("div") if tile.get("class") in ("bad", "warn")] == ["bad", "warn"]
     assert "Beyond a check 1 2.7 %" in page.text
-    assert re.search(r"de/carl\.2 8 8\.12 −\d+\.\d dB 1", page.text)  # rows, seconds, level, suspect
+    assert re.search(r"audio, s loudness, LUFS SNR, dB beyond a check", page.text)
+    assert re.search(r"de/carl\.2 8 8\.12 −\d+\.\d −?\d+\.\d 1", page.text)
+    assert "Signal to noise" in page.text
+    assert "Speaking rate" not in page.text  # it has no texts
+    assert "DNSMOS" not in page.text
     assert "null_tokens 2 The row has no tokens." in page.text
     assert "token_out_of_range 1" in page.text
     assert "node-2:43 3 shards, 11.7 s of audio, 1 again" in page.text
@@ -111,9 +115,9 @@ def test_the_page_needs_no_network(page: Reader) -> None:
 
 
 def test_players_hold_what_is_stored(page: Reader, ledger: Ledger) -> None:
-    """One for each of five voices, one beyond a check, and four ends of the scale."""
-    assert len(page.all("audio")) == 10
-    assert len(page.all("img")) == 10
+    """One for each of five voices, one beyond a check, and three of which each is at an end of one scale or of two."""
+    assert len(page.all("audio")) == 9
+    assert len(page.all("img")) == 9
     stored = set()
     for record in ledger.records():
         assert record.audio is not None
@@ -221,6 +225,9 @@ def test_the_report_of_any_store_and_format(place: str, tmp_path: Path, shard_fo
     page = page_of(ledger)
     assert len(page.all("audio")) >= 3
     assert "cannot be heard" not in page.text
+    assert "loudness, LUFS SNR, dB letters/s beyond a check" in page.text
+    assert "Speaking rate" in page.text
+    assert "| `letters_per_second` | letters and digits per second |" in ledger.folder.read("README.md").decode()
 
 
 def test_a_shard_that_is_gone_costs_its_players_and_no_more(tmp_path: Path) -> None:

@@ -22,8 +22,10 @@ from jobs.records import CommitRecord
 from jobs.report_charts import BARS, histogram, nice_step, ticks
 from jobs.report_choice import SHOWN_VOICES, Choice
 from jobs.report_failures import Failures
-from jobs.report_numbers import Numbers, Spread
+from jobs.report_numbers import Numbers
+from jobs.report_quality import QUALITIES
 from jobs.report_run import LANES, PIECES, WorkTime, run_of
+from jobs.report_spread import Spread
 from jobs.report_words import count, length, number, percent, plain, size
 from jobs.storage import Folder
 from jobs.writers import Sound, write_parquet, write_webdataset
@@ -47,6 +49,10 @@ def frame(rows: int, voices: int, seed: int = 0) -> pd.DataFrame:
         "rms_db": level,
         **{name: random.uniform(0, 1, rows).astype(np.float32) for name in ("silence", "clipped", "dc")},
         **{name: random.uniform(0, 2, rows).astype(np.float32) for name in ("click_start", "click_end")},
+        "loudness": (level - 2).clip(-70),
+        "snr": random.uniform(-20, 100, rows).astype(np.float32),
+        "letters_per_second": [None if n % 3 == 0 else float(n % 23) for n in range(rows)],
+        "dnsmos_ovr": np.full(rows, np.nan, np.float32),
         "problems": ["dc,click_end" if n % 50 == 7 else "" for n in range(rows)],
     }
     return pd.DataFrame(values)
@@ -68,18 +74,23 @@ def test_counts_depend_on_how_the_rows_come(step: int, monkeypatch: pytest.Monke
     assert (numbers.rows, numbers.samples) == (1_000, whole["samples"].sum())
     assert (numbers.suspect, dict(numbers.problems)) == (20, {"dc": 20, "click_end": 20})
     table = numbers.voices.table()
-    wanted = whole.groupby("voice_id").agg(
-        rows=("samples", "size"), samples=("samples", "sum"), level=("rms_db", "mean")
-    )
+    means = {name: (name, "mean") for name in ("loudness", "snr", "letters_per_second")}
+    wanted = whole.groupby("voice_id").agg(rows=("samples", "size"), samples=("samples", "sum"), **means)
     assert table["samples"].is_monotonic_decreasing
-    for name in ("rows", "samples", "level"):
+    for name in ("rows", "samples", *means):
         assert np.allclose(table.sort_index()[name], wanted[name])
     assert table["suspect"].sum() == 20
+    assert table["dnsmos_ovr"].isna().all()
+    assert [quality.column for quality in numbers.qualities.there()] == [*means]
+    assert [chart.title for chart in numbers.qualities.histograms()] == ["Loudness", "Signal to noise", "Speaking rate"]
     seconds = whole["samples"] / SAMPLE_RATE
     assert numbers.lengths.quantile(0.5) == pytest.approx(seconds.quantile(0.5, interpolation="lower"), abs=0.04)
     assert numbers.lengths.quantile(0) == pytest.approx(seconds.min())
     assert numbers.lengths.quantile(1) == pytest.approx(seconds.max())
-    assert numbers.levels.quantile(0.5) == pytest.approx(whole["rms_db"].median(), abs=0.2)
+    for quality in QUALITIES[:3]:
+        spread, values = numbers.qualities.spreads[quality.column], whole[quality.column].dropna()
+        assert spread.total == len(values)
+        assert spread.quantile(0.5) == pytest.approx(values.quantile(0.5, interpolation="lower"), abs=quality.step)
 
 
 def test_voices_without_number_fill_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +136,10 @@ def test_what_is_heard_is_what_is_worst() -> None:
     assert all(pick.problems == "dc,click_end" for pick in found)
     assert len({(pick.shard, pick.row) for pick in found}) == len(found)
     extremes = {pick.reason: pick.id for pick in choice.extremes()}
-    assert extremes["quietest"] == whole.loc[whole["rms_db"].idxmin(), "id"]
+    assert extremes["quietest"] == whole.loc[whole["loudness"].idxmin(), "id"]
+    assert extremes["noisiest"] == whole.loc[whole["snr"].idxmin(), "id"]
+    assert {"slowest", "fastest"} <= set(extremes)
+    assert not any("DNSMOS" in reason for reason in extremes)
     assert extremes["longest"] == whole.loc[whole["samples"].idxmax(), "id"]
 
 
