@@ -189,7 +189,6 @@ def _checks(config: JobConfig, summary: Summary) -> str:
     ) + "\n".join(["| check | limit | rows beyond it |", "|---|--:|--:|", *rows])
 
 
-def _limit(value: float | None) -> str:
 def _measures(qualities: Qualities) -> str:
     rows = []
     for quality in qualities.there():
@@ -206,6 +205,7 @@ def _measures(qualities: Qualities) -> str:
     ) + "\n".join([*head, *rows])
 
 
+def _limit(value: float | None) -> str:
     return "off" if value is None else f"{value:g}"
 
 
