@@ -27,6 +27,7 @@ from jobs.audiofile import Samples, read_audio
 from jobs.batch import trouble_of
 from jobs.errors import InputError, Refused
 from jobs.inputs import stat_input
+from jobs.loudness import SILENT, integrated_loudness
 from jobs.models import open_model
 from jobs.parquet import read_parquet
 from jobs.pulse import Pulse
@@ -37,7 +38,8 @@ from jobs.urls import Options
 from jobs.voice_sources import Source
 from jobs.voices import FORMAT_VERSION, SCHEMA
 from s3gen import S3GenModel
-from s3gen.constants import MEL_BINS
+from s3gen.audio import resample
+from s3gen.constants import MEL_BINS, SAMPLE_RATE
 from s3gen.voice import RefDict, Voice
 
 MAX_SECONDS = 10.0  # of a clip; the reference tools use no more either
@@ -86,25 +88,39 @@ class VoiceMaker:
     """
 
     def __init__(
-        self, model: S3GenModel, parts: Folder, *, max_seconds: float = MAX_SECONDS, options: Options | None = None
+        self,
+        model: S3GenModel,
+        parts: Folder,
+        *,
+        max_seconds: float = MAX_SECONDS,
+        loudness: float | None = None,
+        options: Options | None = None,
     ) -> None:
         self.pulse = Pulse()
         self._model = model
         self._parts = parts
-        self._max_seconds = max_seconds
+        self._max_seconds, self._loudness = max_seconds, loudness
         self._options = options
-        self._settings = settings_of(model.voice_fingerprint(), max_seconds)
+        self._settings = settings_of(model.voice_fingerprint(), max_seconds, loudness)
         self._copies = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
     @classmethod
     def open(
-        cls, *, model: str, model_file: str | None, parts: str, max_seconds: float, options: Options, threads: int
+        cls,
+        *,
+        model: str,
+        model_file: str | None,
+        parts: str,
+        max_seconds: float,
+        loudness: float | None,
+        options: Options,
+        threads: int,
     ) -> VoiceMaker:
         """Loads the model, onto a GPU where this process sees one."""
         torch.set_num_threads(threads)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         loaded = open_model(model, model_file, device, options)
-        return cls(loaded, Folder(parts, options), max_seconds=max_seconds, options=options)
+        return cls(loaded, Folder(parts, options), max_seconds=max_seconds, loudness=loudness, options=options)
 
     def run(self, part: Part) -> PartReport:
         """Makes and commits the part, unless it is there."""
@@ -165,6 +181,8 @@ class VoiceMaker:
                     return None
                 raise Rejected("voice_exists", "the table has this voice_id from another clip; choose another id")
             _check_clip(samples, rate)
+            if self._loudness is not None:
+                samples = _brought_to(samples, rate, self._loudness)
         except Rejected as rejection:
             return row | {"error": rejection.code, "message": str(rejection)}
         return _Clip(row=row, digest=digest, samples=samples, rate=rate)
@@ -204,9 +222,10 @@ class VoiceMaker:
         return self._refs(clips[:middle]) + self._refs(clips[middle:])
 
 
-def settings_of(voice_fingerprint: str, max_seconds: float) -> dict[str, Any]:
+def settings_of(voice_fingerprint: str, max_seconds: float, loudness: float | None) -> dict[str, Any]:
     """What decides a voice beside its clip; kept in the table's schema."""
-    return {"format_version": FORMAT_VERSION, "voice_fingerprint": voice_fingerprint, "max_seconds": max_seconds}
+    settings = {"format_version": FORMAT_VERSION, "voice_fingerprint": voice_fingerprint, "max_seconds": max_seconds}
+    return settings if loudness is None else settings | {"loudness": loudness}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -293,6 +312,25 @@ def _check_clip(samples: Samples, rate: int) -> None:
     check_values(samples, rate)
     if (peak := float(np.abs(samples).max())) < SILENCE:
         raise Rejected("silent", f"the loudest sample is {peak:.2g} of full scale")
+
+
+def _brought_to(samples: Samples, rate: int, loudness: float) -> Samples:
+    """The clip at a loudness in LUFS, as Chatterbox Turbo does it: measured at 24 kHz, and nothing is limited.
+
+    Reference: chatterbox-tts 0.1.7, ``tts_turbo.py`` (``norm_loudness``), which takes all of a clip.
+
+    Raises:
+        Rejected: it has no loudness, or a rate that cannot be brought to 24 kHz.
+    """
+    try:
+        measured = integrated_loudness(resample(torch.from_numpy(samples), rate, SAMPLE_RATE).numpy(), SAMPLE_RATE)
+    except ValueError as error:
+        raise Rejected("not_embedded", str(error)) from None
+    if measured <= SILENT:
+        raise Rejected(
+            "silent", f"its loudness is {SILENT:g} LUFS or less, so that it cannot be brought to {loudness:g}"
+        )
+    return samples * np.float32(10 ** ((loudness - measured) / 20))
 
 
 def _report(parts: Folder, name: str, sources: int) -> PartReport:

@@ -41,6 +41,7 @@ class VoicesOrder:
     workers: int = 1
     ray_address: str | None = None
     max_seconds: float | None = None
+    loudness: float | None = None
     options: Options | None = None
 
 
@@ -59,6 +60,7 @@ def make_voices(order: VoicesOrder, console: Console) -> BuildReport:
         options,
         voice_fingerprint=model.voice_fingerprint(),
         max_seconds=order.max_seconds,
+        loudness=order.loudness,
         append=order.append,
     )
     parts = build.parts(sources)
@@ -86,7 +88,7 @@ def _voices_here(
     if torch.cuda.is_available():
         model = model.to("cuda")
     folder = Folder(build.parts_url, order.options)
-    maker = VoiceMaker(model, folder, max_seconds=build.max_seconds, options=order.options)
+    maker = VoiceMaker(model, folder, max_seconds=build.max_seconds, loudness=build.loudness, options=order.options)
     reports: list[PartReport] = []
     for part in parts:
         reports.append(maker.run(part))
@@ -129,6 +131,7 @@ def _crew(order: VoicesOrder, build: VoiceBuild, parts: Sequence[Part]) -> Crew:
             "model_file": order.model_file,
             "parts": build.parts_url,
             "max_seconds": build.max_seconds,
+            "loudness": build.loudness,
             "options": dict(order.options or {}),
             "threads": share.threads,
         },

@@ -66,6 +66,7 @@ class VoiceTable:
         voices: how many it holds.
         voice_fingerprint: of the model parts that made it.
         max_seconds: where clips were cut.
+        loudness: to which they were brought, LUFS; None: to none.
         digest: hex sha256 over ids, tokens, mels and vectors: equal tables have equal digests wherever they are.
     """
 
@@ -83,6 +84,7 @@ class VoiceTable:
             raise InputError(f"voices: {url} is not a voice table: {error}; make one with `s3gen voices`") from None
         self.voice_fingerprint: str = settings["voice_fingerprint"]
         self.max_seconds: float = settings["max_seconds"]
+        self.loudness: float | None = settings.get("loudness")
         self.digest: str = self._footer_digest()
         self.voices: int = self._footer.rows
         self._check_order()
@@ -219,6 +221,8 @@ def _settings(url: str, schema: pa.Schema) -> dict[str, Any]:
             "make it anew with `s3gen voices`"
         )
     said = (settings.get("voice_fingerprint"), settings.get("max_seconds"))
-    if not (isinstance(said[0], str) and isinstance(said[1], float | int)):
+    loudness = settings.get("loudness")
+    known = isinstance(said[0], str) and isinstance(said[1], float | int)
+    if not known or not (loudness is None or isinstance(loudness, float | int)):
         raise InputError(f"voices: {url} does not say what made it; make it anew with `s3gen voices`")
     return settings

@@ -244,7 +244,8 @@ class Worker:
 
 def fingerprints(model: S3GenModel, voices: VoiceTable) -> dict[str, str]:
     """What a job is bound to, beside its configuration and manifest."""
-    return {"model": model.fingerprint(), "voices": voices.digest}
+    prints = {"model": model.fingerprint(), "voices": voices.digest}
+    return prints if voices.loudness is None else prints | {"voices_loudness": f"{voices.loudness:g} LUFS"}
 
 
 def _batches(items: Sequence[Item], max_frames: int) -> list[Batch]:

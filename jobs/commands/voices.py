@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Above 1: on Ray.")
 @address_option
 @click.option("--max-seconds", type=float, help="Cut clips here.  [default: 10, or the table's with --append]")
+@click.option(
+    "--loudness", type=float, metavar="LUFS", help="Bring clips to this, such as -27.  [default: as they are]"
+)
 @storage_option
 @command
 def voices(context: Context, source: str, storage_options: str | None, **order: Any) -> int:

@@ -15,6 +15,7 @@ import torch
 
 from jobs import voice_parts
 from jobs.errors import InputError
+from jobs.loudness import integrated_loudness
 from jobs.storage import Folder
 from jobs.voice_build import BuildReport, VoiceBuild
 from jobs.voice_parts import VoiceMaker
@@ -72,14 +73,26 @@ def _build(
     *,
     append: bool = False,
     max_seconds: float | None = None,
+    loudness: float | None = None,
     parts: int | None = None,
 ) -> BuildReport | None:
     """One build; with `parts` it stops, as if killed, after so many of them."""
     sources, failures = find_sources(str(clips))
     build = VoiceBuild(
-        str(out), None, voice_fingerprint=model.voice_fingerprint(), max_seconds=max_seconds, append=append
+        str(out),
+        None,
+        voice_fingerprint=model.voice_fingerprint(),
+        max_seconds=max_seconds,
+        loudness=loudness,
+        append=append,
     )
-    maker = VoiceMaker(model, Folder(build.parts_url), max_seconds=build.max_seconds)  # type: ignore[arg-type]
+    folder = Folder(build.parts_url)
+    maker = VoiceMaker(
+        model,  # type: ignore[arg-type]
+        folder,
+        max_seconds=build.max_seconds,
+        loudness=build.loudness,
+    )
     reports = [maker.run(part) for part in build.parts(sources)[:parts]]
     return build.finish(reports, failures) if parts is None else None
 
@@ -277,6 +290,64 @@ def test_append_adds_and_skips_and_never_replaces(tiny_model: S3GenModel, clips:
     assert got is not None
     assert old is not None
     assert torch.equal(got.prompt_feat, old.prompt_feat)
+
+
+def test_a_quiet_and_a_loud_recording_of_one_voice_are_two_voices(tiny_model: S3GenModel, tmp_path: Path) -> None:
+    """At one loudness they are the same, but for rounding; its number is that of the clip at 24 kHz."""
+    clips, out = tmp_path / "clips", tmp_path / "v.parquet"
+    clips.mkdir()
+    wave = speech_like(2.0, 24_000, seed=1).numpy()
+    for name, gain in (("loud", 1.0), ("quiet", 0.05)):
+        soundfile.write(clips / f"{name}.wav", wave * gain, 24_000, subtype="FLOAT")
+    _build(tiny_model, clips, out, loudness=-27.0)
+    table = VoiceTable.open(str(out))
+    assert table.loudness == -27
+    loud, quiet = table.get_many(["loud", "quiet"]).values()
+    assert torch.equal(loud.prompt_token, quiet.prompt_token)
+    assert relative_error(loud.prompt_feat, quiet.prompt_feat) < 1e-4
+    gain = 10 ** ((-27 - integrated_loudness(wave, 24_000)) / 20)
+    by_hand = Voice.from_ref(tiny_model.embed_ref(torch.from_numpy(wave * np.float32(gain)), 24_000))
+    assert relative_error(loud.prompt_feat, by_hand.prompt_feat) < ROUNDING
+    _build(tiny_model, clips, tmp_path / "plain.parquet")
+    plain = VoiceTable.open(str(tmp_path / "plain.parquet"))
+    assert plain.loudness is None
+    assert plain.digest != table.digest
+    assert relative_error(plain.get_many(["loud"])["loud"].prompt_feat, by_hand.prompt_feat) > 0.01
+
+
+def test_append_brings_voices_of_another_loudness_into_a_table(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path
+) -> None:
+    out, plain = tmp_path / "v.parquet", tmp_path / "plain.parquet"
+    _build(tiny_model, clips, out, loudness=-27.0)
+    _build(tiny_model, clips, plain)
+    with pytest.raises(InputError, match=r"--loudness -23: the clips of .* were brought to -27 LUFS; leave the"):
+        _build(tiny_model, clips, out, loudness=-23.0, append=True)
+    with pytest.raises(InputError, match=r"--loudness -27: the clips of .* were taken as loud as they are; leave the"):
+        _build(tiny_model, clips, plain, loudness=-27.0, append=True)
+    _build(tiny_model, clips, out, append=True)
+    assert VoiceTable.open(str(out)).loudness == -27
+
+
+@pytest.mark.parametrize("loudness", [3.0, -61.0, float("nan"), float("-inf")])
+def test_a_loudness_that_no_voice_has_is_refused(tiny_model: S3GenModel, tmp_path: Path, loudness: float) -> None:
+    with pytest.raises(InputError, match=r"--loudness .*: give -60 to 0 LUFS; Chatterbox Turbo has -27"):
+        VoiceBuild(
+            str(tmp_path / "v.parquet"), None, voice_fingerprint="f", max_seconds=None, loudness=loudness, append=False
+        )
+
+
+def test_a_clip_without_a_loudness_is_made_loud_noise(tiny_model: S3GenModel, tmp_path: Path) -> None:
+    clips, out = tmp_path / "clips", tmp_path / "v.parquet"
+    _clip(clips / "good.wav")
+    faint = np.zeros(24_000, np.float32)
+    faint[::6_000] = 0.002  # loud enough not to be silence
+    soundfile.write(clips / "faint.wav", faint, 24_000, subtype="FLOAT")
+    report = _build(tiny_model, clips, out, loudness=-27.0)
+    assert report is not None
+    assert report.voices == 1
+    assert [(failure.voice_id, failure.error) for failure in report.failures] == [("faint", "silent")]
+    assert "-70 LUFS or less" in str(report.failures[0].message)
 
 
 def test_append_to_the_table_of_another_model_is_refused(tiny_model: S3GenModel, clips: Path, tmp_path: Path) -> None:
