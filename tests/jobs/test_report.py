@@ -219,7 +219,8 @@ def test_rows_that_are_tried_again_are_not_failures_twice(tmp_path: Path) -> Non
 @pytest.mark.parametrize("shard_format", ["parquet", "webdataset", "lhotse"])
 def test_the_report_of_any_store_and_format(place: str, tmp_path: Path, shard_format: str) -> None:
     manifest = made_job.write_manifest(tmp_path / "in" / "manifest.parquet")
-    ledger = made_job.start(place, manifest, format=shard_format, audio="wav")
+    audio = {"parquet": "wav", "webdataset": "mp3", "lhotse": "ogg"}[shard_format]
+    ledger = made_job.start(place, manifest, format=shard_format, audio=audio)
     made_job.make_all(ledger)
     finalise(ledger)
     page = page_of(ledger)
