@@ -11,6 +11,8 @@ import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
+import torch
+
 from jobs.audiofile import Samples, encode
 from jobs.batch import Batch, Item, Trouble, fault
 from jobs.checks import explain, measure, problems
@@ -42,7 +44,8 @@ class Encoders:
     """
 
     def __init__(self, threads: int, config: JobConfig) -> None:
-        self._pool = ThreadPoolExecutor(threads, "encoder")
+        # There are as many of them as cores: torch, which resamples, would take all cores in each.
+        self._pool = ThreadPoolExecutor(threads, "encoder", torch.set_num_threads, (1,))
         self._config, self._mastering = config, Mastering(config.wave)
         self._dnsmos = None if config.mos is None else Dnsmos()
         self.room = threading.Semaphore(BATCHES)
