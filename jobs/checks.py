@@ -1,8 +1,8 @@
 """What is measured of every wave before it is stored, and what makes one suspect.
 
-All of it is of the samples as they are stored: clipped to full scale, +-1, before 16-bit rounding. A second of audio takes
-0.2 ms of a CPU, half of what FLAC takes. What the numbers are not: a judgement of speech. A wave without problems may
-be nonsense, and one with problems may be what its tokens say.
+All of it is of the samples as they are stored: clipped to full scale, +-1, before 16-bit rounding. A second of audio
+takes 0.2 ms of a CPU, half of what FLAC takes. What the numbers are not: a judgement of speech. A wave without problems
+may be nonsense, and one with problems may be what its tokens say.
 """
 
 from __future__ import annotations
