@@ -13,7 +13,7 @@ from jobs.token_contents import TokenContents
 RECORD = CommitRecord.from_bytes(
     b'{"shard": 3, "attempt": "a", "plan": "p", "ids": "i", "rows": 2, "rows_done": 2, "rows_failed": 0, "samples": 0,'
     b'"errors": {}, "problems": {}, "positions": 0, "padding": 0, "worker": "w", "tries": 1, "started_at": 0,'
-    b'"finished_at": 0, "audio": null, "index": null, "failures": null}'
+    b'"finished_at": 0, "audio": null, "cuts": null, "index": null, "failures": null}'
 )
 
 
