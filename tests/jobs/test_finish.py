@@ -25,6 +25,7 @@ from jobs.lease import Timing
 from jobs.ledger import Ledger
 from jobs.making import on_ray
 from jobs.manifest import Manifest
+from jobs.opinion import OPINIONS
 from jobs.plan import make_plan
 from jobs.records import Attempt, CommitRecord, StoredFile, ids_digest
 from jobs.stop import Stop
@@ -312,7 +313,7 @@ def small(ledger: Ledger, shard: int, row_id: str) -> tuple[Attempt, CommitRecor
     schema = INDEX_SCHEMA if made else failures_schema(ledger.plan.manifest.columns)
     values = {"id": row_id, "voice_id": "v", "shard": attempt.audio_name("parquet"), "row": 0 if made else shard}
     values |= {"error": "null_id", "manifest": ledger.plan.manifest.files[0].url}
-    values |= {"tokens": [1], "samples": 960, "cuts": []}
+    values |= {"tokens": [1], "samples": 960, "cuts": [], **dict.fromkeys(OPINIONS)}
     row = {field.name: values.get(field.name, "" if pa.types.is_string(field.type) else 0) for field in schema}
     buffer = io.BytesIO()
     pq.write_table(pa.Table.from_pylist([row], schema=schema), buffer)
