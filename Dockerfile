@@ -14,8 +14,8 @@ WORKDIR /opt/s3gen
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY s3gen s3gen
 COPY jobs jobs
-# boto3: Ray starts machines on AWS with it.
-RUN python -m pip install --no-cache-dir -c constraints.txt . boto3
+# boto3: Ray starts machines on AWS with it. cosyvoice: reads CosyVoice2's folder.
+RUN python -m pip install --no-cache-dir -c constraints.txt ".[cosyvoice]" boto3
 
 USER 1000
 WORKDIR /home/s3gen

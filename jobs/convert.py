@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,13 +59,15 @@ def convert(
         overwrite: whether a checkpoint of the same name may be there, and is replaced.
 
     Raises:
-        InputError: no such source, a destination that holds a checkpoint, or a format that cannot say the model;
-            nothing was written.
+        InputError: no such source, a destination that holds it or another checkpoint, or a format that cannot say
+            the model; nothing was written.
         StorageError: the source cannot be read or the destination cannot be written.
         JobError: the result is not the source's model; nothing was written.
     """
     target = Folder(destination, options)
     held = _held(target)
+    if _is_source(source, file, target, held):
+        raise InputError(f"{target.url} holds the source itself, and a failure would lose it; give another folder")
     if held and not overwrite:
         raise InputError(
             f"{target.url} holds a checkpoint already, {', '.join(held)}; give another folder, or --overwrite to "
@@ -91,6 +94,24 @@ def _held(target: Folder) -> list[str]:
     if not is_url(target.url) and os.path.isfile(target.url):
         raise InputError(f"{target.url} is a file; give the folder that the checkpoint shall lie in")
     return checkpoint.present(name for name in checkpoint.CHOICES if target.exists(name))
+
+
+def _is_source(source: str, file: str | None, target: Folder, held: list[str]) -> bool:
+    """Whether one of the checkpoints at the destination is what is read."""
+    names = [file] if file else held
+    if is_url(target.url):
+        place = _normal(source)
+        read = [place, *(f"{place}/{name}" for name in names)]
+        return any(_normal(target.path(name)) in read for name in held)
+    path = os.path.expanduser(source.removeprefix("file://").removeprefix("local://"))
+    found = [each for each in (path, *(os.path.join(path, name) for name in names)) if os.path.isfile(each)]
+    return any(os.path.samefile(each, target.path(name)) for each in found for name in held)
+
+
+def _normal(url: str) -> str:
+    """One text for all that a store may take for the same place."""
+    scheme, _, path = url.partition("://")
+    return f"{scheme}://{posixpath.normpath(path).strip('/')}"
 
 
 @contextlib.contextmanager
@@ -148,7 +169,8 @@ def _compare(staged: Path, prints: tuple[str, str]) -> None:
 
 
 def _place(staged: Path, name: str, target: Folder) -> None:
+    left = () if may_write(target) else (CARD,)  # asked before anything is taken away
     target.delete(name)
     for each in placing_order(os.listdir(staged), name):
-        if each != CARD or may_write(target):
+        if each not in left:
             target.upload(each, staged / each)

@@ -24,6 +24,10 @@ _IN_TRAINING = frozenset({"encoder_dropout_rate", "cfm_sigma_min"})
 # What its code has fixed and no weight's shape tells: it would load another model's weights and play them wrongly.
 _FIXED = frozenset({"cfm_t_scheduler", "cfm_inference_cfg_rate", "vocoder_harmonic_source", "encode_lookahead"})
 _HEADS = frozenset({"tokenizer_heads", "decoder_num_heads", "decoder_attention_head_dim"})
+# How many layers of a kind that do not change another's width: loaded leniently, some stay random or are dropped.
+_DEPTHS = frozenset(
+    {"encoder_num_blocks", "encoder_num_up_blocks", "decoder_n_blocks", "decoder_num_mid_blocks", "tokenizer_layers"}
+)
 
 
 def file_name(config: S3GenConfig) -> str:
@@ -35,8 +39,9 @@ def file_name(config: S3GenConfig) -> str:
     own = S3GenConfig(meanflow=config.meanflow)
     names = {field.name for field in dataclasses.fields(config)} - _IN_TRAINING
     differing = {name for name in names if getattr(config, name) != getattr(own, name)}
-    # Other head counts show where the widths differ too, and only there.
-    unseen = differing & _FIXED or (differing if differing <= _HEADS else set())
+    # Other head counts and depths show where a width differs too, and only there; depths also where all must be there.
+    silent = _HEADS if config.meanflow else _HEADS | _DEPTHS
+    unseen = differing & _FIXED or (differing if differing <= silent else set())
     if unseen:
         shown = ", ".join(f"{name} {getattr(config, name)!r}" for name in sorted(unseen))
         raise ValueError(

@@ -14,7 +14,7 @@ import json
 import os
 import re
 import zipfile
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -25,6 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from s3gen import cosyvoice, names
+from s3gen.fields import HUB_KEYS
 from s3gen.location import Folder, Remote, is_hub_id, locate
 from s3gen.onnx_layers import Layer, read_layers
 
@@ -41,6 +42,7 @@ _WEIGHT_NORM = (
 )
 _NORMED = re.compile(r"\.(parametrizations\.weight\.original1|weight_v)$")
 _LISTED = 12  # names that an error shows
+_SHOWN = 80  # letters of an entry that an error shows
 _MOST_CONFIG_BYTES = 1 << 20
 
 
@@ -73,7 +75,8 @@ def read(
     Raises:
         FileNotFoundError: nothing is there, no file of a known name, or not all of CosyVoice2's.
         ImportError: CosyVoice2's folder, and onnx is not installed; or a URL, and fsspec is not.
-        ValueError: several files, an unknown format, or a file that cannot be read as what it claims to be.
+        ValueError: several files, an unknown format, a file that cannot be read as what it claims to be, or a
+            ``config.json`` that contradicts the weights beside it.
     """
     place = locate(str(where), _wanted(file), alternatives=file is None, options=storage_options)
     name = _choose(place, file)
@@ -82,7 +85,7 @@ def read(
         found, config = _cosyvoice(name, place)
     else:
         weights, metadata = _parse(name, place)
-        config = _json(place, metadata.get(CONFIG_KEY), name)
+        config = _configuration(place, metadata.get(CONFIG_KEY), name)
         found = _canonical(weights)
     origin = _origin(name, found)
     if is_hub_id(str(where)) and not Path(where).exists():
@@ -121,9 +124,11 @@ def _choose(place: Folder | Remote, file: str | None) -> str:
         return place.only
     known = present(names_there)
     if not known:
+        vocoder = cosyvoice.VOCODER_FILE
+        alone = f"; file={vocoder!r} reads the vocoder alone (HiFTNetModel)" if vocoder in names_there else ""
         raise FileNotFoundError(
             f"no checkpoint in {place.describe()}: expected one of {', '.join(KNOWN_FILES)}, or all of "
-            f"{', '.join(cosyvoice.FILES)}; there are: {_list(names_there)}"
+            f"{', '.join(cosyvoice.FILES)}; there are: {_list(names_there)}{alone}"
         )
     if len(known) > 1:
         raise ValueError(
@@ -137,7 +142,7 @@ def _cosyvoice(name: str, place: Folder | Remote) -> tuple[dict[str, Tensor], di
     """CosyVoice2's folder, or its vocoder alone: weights and configuration."""
     if name == cosyvoice.VOCODER_FILE:
         vocoder = _canonical(cosyvoice.vocoder_weights(_parse_torch(name, place, aside=cosyvoice.TRAINING_COUNTERS)))
-        return vocoder, cosyvoice.vocoder_config(vocoder)
+        return vocoder, _sizes(cosyvoice.vocoder_config, vocoder, f"{place.describe(name)} cannot be read as a vocoder")
     if missing := [file for file in cosyvoice.FILES if not place.has(file)]:
         raise FileNotFoundError(
             f"{place.describe()} holds no whole checkpoint of CosyVoice2: {', '.join(missing)} missing, "
@@ -156,10 +161,16 @@ def _cosyvoice(name: str, place: Folder | Remote) -> tuple[dict[str, Tensor], di
     ):
         weights |= plain(_parse_torch(file, place, aside=cosyvoice.TRAINING_COUNTERS))
     found = _canonical(weights)
+    return found, _sizes(cosyvoice.model_config, found, f"{place.describe()} cannot be read as a model")
+
+
+def _sizes(
+    config: Callable[[Mapping[str, Tensor]], dict[str, Any]], weights: Mapping[str, Tensor], failure: str
+) -> dict[str, Any]:
     try:
-        return found, cosyvoice.model_config(found)
+        return config(weights)
     except ValueError as error:
-        raise ValueError(f"{place.describe()} cannot be read as a model of CosyVoice2: {error}") from error
+        raise ValueError(f"{failure} of CosyVoice2: {error}") from error
 
 
 def _layers(name: str, place: Folder | Remote) -> list[Layer]:
@@ -229,11 +240,28 @@ def _is_whole(value: Tensor) -> bool:
     return value.numel() * value.element_size() <= value.untyped_storage().nbytes()
 
 
-def _json(place: Folder | Remote, embedded: str | None, name: str) -> dict[str, Any] | None:
-    if embedded is None and (name != WEIGHTS_FILE or not place.has(CONFIG_FILE)):
-        return None
-    where = place.describe(CONFIG_FILE if embedded is None else name)
-    text = place.read(CONFIG_FILE) if embedded is None else embedded
+def _configuration(place: Folder | Remote, embedded: str | None, name: str) -> dict[str, Any] | None:
+    """What the file says of itself, and ``config.json`` beside ``model.safetensors``: they must say the same."""
+    within = None if embedded is None else _json(embedded, place.describe(name))
+    if name != WEIGHTS_FILE or not place.has(CONFIG_FILE):
+        return within
+    beside = _json(place.read(CONFIG_FILE), place.describe(CONFIG_FILE))
+    if within is not None:
+        _refuse_difference(beside, within, place.describe(CONFIG_FILE), place.describe(name))
+    return beside
+
+
+def _refuse_difference(beside: Mapping[str, Any], within: Mapping[str, Any], config: str, weights: str) -> None:
+    for key in sorted((beside.keys() | within.keys()) - HUB_KEYS):
+        if key not in beside or key not in within or beside[key] != within[key]:
+            here, there = (str(of.get(key, "nothing"))[:_SHOWN] for of in (beside, within))
+            raise ValueError(
+                f"{config} says {here} of {key[:_SHOWN]}, and {weights} says {there}: one of them was edited, or is "
+                f"another model's. Without {CONFIG_FILE} the weights' own word counts"
+            )
+
+
+def _json(text: str | bytes, where: str) -> dict[str, Any]:
     if len(text) > _MOST_CONFIG_BYTES:
         raise ValueError(f"{where} has a configuration of {len(text)} bytes; {_MOST_CONFIG_BYTES} is the most")
     try:

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 # Keys that the hub's tools write into every config.json and that say nothing about the model.
-_HUB_KEYS = frozenset(
+HUB_KEYS = frozenset(
     {"architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "hidden_size"}
 )
 
@@ -60,7 +60,7 @@ class PublishedConfig:
         Raises:
             ValueError: a key that is no field of this configuration, or another model's configuration.
         """
-        values = {key: value for key, value in values.items() if key not in _HUB_KEYS}
+        values = {key: value for key, value in values.items() if key not in HUB_KEYS}
         model_type = values.pop("model_type", cls.model_type)
         if model_type != cls.model_type:
             raise ValueError(f"this configuration is of model_type {_shown(model_type)}, not {cls.model_type!r}")

@@ -22,6 +22,7 @@ _Array = np.ndarray[Any, np.dtype[Any]]
 _EXTERNAL = 1  # of TensorProto.DataLocation
 _BATCH_NORM_EPS = 1e-5  # when a node does not say, and in every model that is read here
 _LIST_SHOWN = 4
+_MOST_COPIES = 8  # of a file's bytes: halves become floats, and a weight may be read, turned and shared
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
@@ -65,14 +66,14 @@ def read_layers(data: bytes, *, source: str, beside: Callable[[str], bytes]) -> 
     try:
         import onnx
     except ImportError as error:
-        raise ImportError(f"reading {source} needs onnx: pip install s3gen[cosyvoice]") from error
+        raise ImportError(f"reading {source} needs onnx: pip install onnx") from error
     try:
         graph = onnx.load_model_from_string(data).graph
     except Exception as error:  # a damaged or hostile file can make the parser raise anything
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{source} is no readable ONNX file: {reason}") from error
+    reader = _Reader(source, len(data), _Outside(source, beside))
     del data  # as large as what was parsed from it
-    reader = _Reader(source, _Outside(source, beside))
     for tensor in graph.initializer:
         reader.keep(tensor.name, tensor)
     for node in graph.node:
@@ -81,12 +82,24 @@ def read_layers(data: bytes, *, source: str, beside: Callable[[str], bytes]) -> 
     return reader.layers
 
 
-@dataclass(frozen=True, slots=True)
 class _Outside:
-    """Weights that a file keeps in others beside it."""
+    """Weights that a file keeps in others beside it.
 
-    source: str
-    beside: Callable[[str], bytes]
+    Attributes:
+        sizes: of the files that were read, in bytes.
+    """
+
+    def __init__(self, source: str, beside: Callable[[str], bytes]) -> None:
+        self.source, self.beside = source, beside
+        self.sizes: dict[str, int] = {}
+        self._last: tuple[str, bytes] = ("", b"")  # most keep all their weights in one
+
+    def _read(self, location: str) -> bytes:
+        if self._last[0] != location:
+            self._last = ("", b"")  # there is room for one
+            self._last = (location, self.beside(location))
+            self.sizes[location] = len(self._last[1])
+        return self._last[1]
 
     def values(self, tensor: Any) -> bytes:
         entries = {entry.key: entry.value for entry in tensor.external_data}
@@ -96,7 +109,7 @@ class _Outside:
                 f"{self.source} keeps {tensor.name!r} in {location!r}: weights must lie in a file of the same folder"
             )
         try:
-            start, data = int(entries.get("offset", "0")), self.beside(location)
+            start, data = int(entries.get("offset", "0")), self._read(location)
             length = int(entries.get("length", len(data) - start))
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.source} keeps {tensor.name!r} in {location!r}, unreadable: {error}") from error
@@ -111,9 +124,10 @@ class _Outside:
 class _Reader:
     """Goes through a graph's nodes and puts together the layers they are the parts of."""
 
-    def __init__(self, source: str, outside: _Outside) -> None:
+    def __init__(self, source: str, size: int, outside: _Outside) -> None:
         self.layers: list[Layer] = []
         self._source, self._outside, self._kinds = source, outside, _float_kinds()
+        self._size, self._copied = size, 0  # bytes of the file, and of what was made of it
         # Arrays, or tensors of the file, whose values are read when a layer has them: only then are they there twice.
         self._constants: dict[str, Any] = {}
         self._products: dict[str, int] = {}  # outputs of linear layers whose bias may follow, to their place
@@ -125,6 +139,11 @@ class _Reader:
             self._constants[name] = tensor
 
     def _values(self, tensor: Any) -> _Array:
+        values = self._stored(tensor)
+        self._spend(values.nbytes)
+        return values
+
+    def _stored(self, tensor: Any) -> _Array:
         from onnx import numpy_helper
 
         shape, kind = tuple(tensor.dims), self._kinds[tensor.data_type]
@@ -145,7 +164,7 @@ class _Reader:
 
     def same(self, node: Any) -> None:
         """Identity and Cast: exporters store equal weights once, under the name of the first."""
-        if (values := self._find(node, 0)) is not None:
+        if node.input and (values := self._constants.get(node.input[0])) is not None:
             self._constants[node.output[0]] = values
 
     def transpose(self, node: Any) -> None:
@@ -190,7 +209,7 @@ class _Reader:
         eps = next((attribute.f for attribute in node.attribute if attribute.name == "epsilon"), _BATCH_NORM_EPS)
         if not math.isclose(eps, _BATCH_NORM_EPS, rel_tol=1e-3):
             raise ValueError(f"{self._source}: the batch norm {node.name!r} adds {eps:g}, not {_BATCH_NORM_EPS:g}")
-        weight, bias, mean, variance = (_tensor(part) for part in parts if part is not None)
+        weight, bias, mean, variance = (self._tensor(part) for part in parts if part is not None)
         layer = Layer(
             kind="batch_norm", where=node.name, weight=weight, bias=bias, mean=mean, variance=variance
         )  # fmt: skip
@@ -216,13 +235,27 @@ class _Reader:
                 continue
             if other in self._products and len(bias) == len(self.layers[self._products[other]].weight):
                 at = self._products.pop(other)
-                self.layers[at] = replace(self.layers[at], bias=_tensor(bias))
+                self.layers[at] = replace(self.layers[at], bias=self._tensor(bias))
             elif other in self._scaled and bias.shape == self._scaled[other].shape:
                 self._add("layer_norm", node, self._scaled.pop(other), bias)
 
     def _add(self, kind: str, node: Any, weight: _Array, bias: _Array | None, **more: Any) -> None:
-        made = None if bias is None else _tensor(bias)
-        self.layers.append(Layer(kind=kind, where=node.name, weight=_tensor(weight), bias=made, **more))
+        made = None if bias is None else self._tensor(bias)
+        self.layers.append(Layer(kind=kind, where=node.name, weight=self._tensor(weight), bias=made, **more))
+
+    def _tensor(self, values: _Array) -> Tensor:
+        self._spend(values.size * np.dtype(np.float32).itemsize)
+        return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
+
+    def _spend(self, size: int) -> None:
+        """ValueError: more was made of the file than any model needs, as when thousands of nodes name one weight."""
+        self._copied += size
+        there = self._size + sum(self._outside.sizes.values())
+        if self._copied > _MOST_COPIES * there:
+            raise ValueError(
+                f"{self._source} uses its weights over and over: {there} bytes unfold to more than {_MOST_COPIES} "
+                "times as many, which no model of CosyVoice2 does"
+            )
 
     def _find(self, node: Any, place: int) -> _Array | None:
         """The constant that is this input of a node, if it is one."""
@@ -242,10 +275,6 @@ def _float_kinds() -> Mapping[int, np.dtype[Any]]:
 
     kinds = {TensorProto.FLOAT: np.float32, TensorProto.FLOAT16: np.float16, TensorProto.DOUBLE: np.float64}
     return {number: np.dtype(kind) for number, kind in kinds.items()}
-
-
-def _tensor(values: _Array) -> Tensor:
-    return torch.from_numpy(np.array(values, dtype=np.float32, order="C"))
 
 
 def _integers(node: Any, name: str) -> tuple[int, ...]:

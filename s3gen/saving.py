@@ -58,23 +58,26 @@ def save(
     """Write a checkpoint; one of the same name is replaced.
 
     Args:
-        folder: made if needed.
+        folder: made if needed; ``~`` is the home folder.
         weights: what the file shall hold, by its own names.
         config: as JSON types; it goes into the file, and beside ``model.safetensors`` into ``config.json``.
         card: the text of README.md, which is written unless somebody has edited the one that is there.
         file: the name of the file.
 
     Raises:
-        ValueError: `folder` is a file, or holds a checkpoint of another name.
+        ValueError: `folder` is a file, holds a checkpoint of another name, or a folder in a file's place.
+        OSError: the card that is there cannot be read, or the folder cannot be written.
     """
-    path = Path(folder)
+    path = Path(folder).expanduser()
     refuse_another(_names(path), file, str(folder))
+    _refuse_folders(path, (file, CONFIG_FILE, CARD))
+    left = () if may_replace(path / CARD) else (CARD,)  # asked before anything is taken away
     path.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(prefix=".", suffix=".part", dir=path) as part:
         _write(Path(part), weights, config, card, file)
         (path / file).unlink(missing_ok=True)
         for name in placing_order(os.listdir(part), file):
-            if name != CARD or may_replace(path / CARD):
+            if name not in left:
                 os.replace(Path(part, name), path / name)
     with contextlib.suppress(OSError):  # not every file system lets a folder be flushed
         _flush(path)
@@ -100,6 +103,12 @@ def may_replace(card: Path) -> bool:
         return is_unedited(card.read_bytes())
     except FileNotFoundError:
         return True
+
+
+def _refuse_folders(path: Path, names: Iterable[str]) -> None:
+    for name in names:
+        if (path / name).is_dir():
+            raise ValueError(f"{path / name} is a folder, where a checkpoint has a file; give another folder")
 
 
 def _names(path: Path) -> list[str]:

@@ -73,9 +73,10 @@ class HiFTNetModel(nn.Module):
         device: str | torch.device = "cpu",
         storage_options: Mapping[str, Any] | None = None,
     ) -> HiFTNetModel:
-        """Load the vocoder alone: its own folder, or the vocoder of a whole model's checkpoint.
+        """Load the vocoder alone: its own folder, that of a whole model's checkpoint, or CosyVoice2's ``hift.pt``.
 
-        Arguments and errors are those of `S3GenModel.from_pretrained`.
+        Arguments and errors are those of `S3GenModel.from_pretrained`; in a folder without the rest of CosyVoice2's
+        files, ``file="hift.pt"``.
         """
         if os.fspath(where) in RANDOM_MODELS:
             return cls._random(RANDOM_MODELS[os.fspath(where)]().vocoder).to(device)

@@ -21,7 +21,7 @@ FORMATS = ("huggingface", "chatterbox")
     show_default=True,
     help="config.json with model.safetensors, or the single file that Chatterbox loads.",
 )
-@click.option("--overwrite", is_flag=True, help="Replace a checkpoint of the same name.")
+@click.option("--overwrite", is_flag=True, help="Replace a checkpoint of the same name, though not SOURCE itself.")
 @storage_option
 @command
 def convert(
@@ -52,7 +52,7 @@ def convert(
     \b
     Exit codes:
       0  DEST has the checkpoint
-      1  DEST could not be written, or the result was another model: there is none
+      1  DEST could not be written, or the result was another model: DEST has none, or what it had
       2  no such source, a format that cannot say it, or a DEST with a checkpoint: nothing was written
     """
     from jobs.convert import convert as run

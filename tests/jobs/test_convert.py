@@ -83,7 +83,7 @@ def _checkpoints(tiny_model: S3GenModel, tmp_path_factory: pytest.TempPathFactor
     [
         ("{here}/none", "{here}/new", (), "no checkpoint at"),
         ("{here}/model", "{here}/new", ("--model-file", "s3gen.pt"), "no file 's3gen.pt'"),
-        ("{here}/vocoder", "{here}/new", (), "hiftnet"),
+        ("{here}/vocoder", "{here}/new", (), "holds a vocoder alone"),
         ("{here}/linear", "{here}/new", ("--format", "chatterbox"), "cfm_t_scheduler 'linear'"),
         ("{here}/model", "{here}/model/config.json", (), "config.json is a file"),
         ("{here}/model", "{here}/vocoder", (), "holds a checkpoint already, model.safetensors; give another folder"),
@@ -120,7 +120,7 @@ def test_cosyvoice_s_folder_loses_its_source_on_the_way(tmp_path: Path, monkeypa
     with pytest.raises(InputError, match=r"another checkpoint, flow.pt"):
         converted(tmp_path / "new", source, overwrite=True)
     monkeypatch.setitem(sys.modules, "onnx", None)  # as where it is not installed
-    with pytest.raises(InputError, match=r"pip install s3gen\[cosyvoice\]"):
+    with pytest.raises(InputError, match=r"pip install onnx"):
         converted(source, tmp_path / "file")
     assert contents(tmp_path) == before
 
@@ -141,11 +141,51 @@ def test_a_checkpoint_is_replaced_unasked(published: Path, tmp_path: Path) -> No
     assert Folder(place).read("README.md") == b"mine"
 
 
-def test_a_folder_that_is_converted_in_its_place_is_lost(tiny_model: S3GenModel, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("source", "destination"),
+    [
+        ("{here}/model", "{here}/model"),
+        ("{here}/model/model.safetensors", "{here}/model"),
+        ("{here}/link", "{here}/model/"),
+        ("file://{here}/model", "{here}/link"),
+        ("{here}/model", "file://{here}/model"),
+        ("memory://{here}/model", "memory://{here}/model/"),
+        ("memory://{here}//model/model.safetensors", "memory://{here}/model"),
+    ],
+)
+def test_the_only_copy_is_deleted_before_its_conversion_is_written(
+    tiny_model: S3GenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str, destination: str
+) -> None:
+    tiny_model.save_pretrained(tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    converted(tmp_path / "model", f"memory://{tmp_path}/model")
+
+    def failing(folder: Folder, name: str, path: Path) -> None:
+        raise StorageError(f"cannot write {name}: no space left")
+
+    monkeypatch.setattr(Folder, "upload", failing)
+    with pytest.raises(InputError, match=r"holds the source itself.*give another folder"):
+        converted(source.format(here=tmp_path), destination.format(here=tmp_path), overwrite=True)
+    for place in (str(tmp_path / "model"), f"memory://{tmp_path}/model"):
+        assert S3GenModel.from_pretrained(place).fingerprint() == tiny_model.fingerprint()
+
+
+def test_another_file_of_the_source_s_folder_is_taken_for_the_source(tiny_model: S3GenModel, tmp_path: Path) -> None:
     tiny_model.save_pretrained(tmp_path)
-    converted(tmp_path, tmp_path, overwrite=True)
-    assert S3GenModel.from_pretrained(tmp_path).fingerprint() == tiny_model.fingerprint()
-    assert len(os.listdir(tmp_path)) == 3
+    (tmp_path / "model.safetensors").rename(tmp_path / "other.safetensors")
+    for overwrite in (False, True):
+        made = converted(tmp_path, tmp_path, file="other.safetensors", overwrite=overwrite)
+        assert made.fingerprint == tiny_model.fingerprint()
+    assert sorted(os.listdir(tmp_path)) == ["README.md", "config.json", "model.safetensors", "other.safetensors"]
+
+
+def test_a_card_that_cannot_be_read_costs_the_checkpoint_beside_it(published: Path, tmp_path: Path) -> None:
+    made = converted(published, tmp_path)
+    (tmp_path / "README.md").unlink()
+    (tmp_path / "README.md").mkdir()
+    with pytest.raises(StorageError, match=r"README\.md"):
+        converted(published, tmp_path, overwrite=True)
+    assert S3GenModel.from_pretrained(tmp_path).fingerprint() == made.fingerprint
 
 
 @pytest.mark.parametrize(("replaced", "written"), [(False, 2), (True, 0), (True, 2)])

@@ -120,8 +120,35 @@ def test_a_saved_vocoder_loads_alone_and_from_the_whole(tiny_model, tmp_path):
     assert same_sound(alone, tiny_model.mel2wav)
     assert same_sound(whole, tiny_model.mel2wav)
     assert same_sound(HiFTNetModel.from_pretrained("random:tiny"), tiny_model.mel2wav)
-    with pytest.raises(ValueError, match="hiftnet"):
+    with pytest.raises(
+        ValueError, match=r"vocoder/model\.safetensors holds a vocoder alone: load it with HiFTNetModel"
+    ):
         S3GenModel.from_pretrained(tmp_path / "vocoder")
+
+
+@pytest.mark.parametrize("vocoder", [False, True])
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({"sampling_rate": 8_000}, r"config\.json says 8000 of sampling_rate, and .*model\.safetensors says 24000"),
+        ({"more": "x" * 1_000}, r"config\.json says x{80} of more, and .*model\.safetensors says nothing"),
+    ],
+)
+def test_an_edited_configuration_counts_for_nothing_and_nobody_says_so(tiny_model, tmp_path, vocoder, change, shown):
+    saved = tiny_model.mel2wav if vocoder else tiny_model
+    saved.save_pretrained(tmp_path)
+    file = tmp_path / "config.json"
+    written = json.loads(file.read_text())
+    file.write_text(json.dumps(written | {"architectures": ["S3Gen"]}))  # as the hub's tools do
+    assert type(saved).from_pretrained(tmp_path).config == saved.config
+    file.write_text(json.dumps(written | change))
+    with pytest.raises(ValueError, match=shown):
+        type(saved).from_pretrained(tmp_path)
+    file.write_text("{broken")
+    with pytest.raises(ValueError, match=r"config\.json holds no configuration in JSON"):
+        type(saved).from_pretrained(tmp_path)
+    file.unlink()
+    assert type(saved).from_pretrained(tmp_path).config == saved.config
 
 
 @pytest.mark.parametrize("name", ["s3gen.safetensors", "model.safetensors", "s3gen_meanflow.safetensors"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 
+import numpy as np
 import pytest
 import torch
 
@@ -153,7 +154,14 @@ def test_weights_beside_the_file_are_lost(model, graphs, tmp_path):
     onnx.save(made, tmp_path / "a.onnx", save_as_external_data=True, location="a.data", size_threshold=0)
     data = (tmp_path / "a.onnx").read_bytes()
     assert len(data) < len(graphs["tokenizer"]) / 2
-    found = cosyvoice.tokenizer_weights(read(data, lambda name: (tmp_path / name).read_bytes()), "a.onnx")
+    asked = []
+
+    def beside(name):
+        asked.append(name)
+        return (tmp_path / name).read_bytes()
+
+    found = cosyvoice.tokenizer_weights(read(data, beside), "a.onnx")
+    assert asked == ["a.data"]  # which has them all, and may be half a gigabyte behind a URL
     expected = published_weights(model)
     assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
@@ -251,6 +259,37 @@ def odd_bias(graph):
 def test_a_damaged_graph_becomes_a_model(graphs, change, message):
     with pytest.raises(ValueError, match=message):
         read(changed(graphs["speaker"], change))
+
+
+def product(weight, place):
+    return [onnx.helper.make_node("MatMul", ["x", weight], [f"y{place}"])]
+
+
+def turned_product(weight, place):
+    turn = onnx.helper.make_node("Transpose", [weight], [f"turned{place}"], perm=[1, 0])
+    return [turn, *product(f"turned{place}", place)]
+
+
+def turned(weight, place):
+    return turned_product(weight, place)[:1]
+
+
+@pytest.mark.parametrize("nodes", [product, turned_product, turned])
+@pytest.mark.parametrize("outside", [False, True])
+def test_one_weight_in_thousands_of_nodes_takes_all_memory(nodes, outside):
+    weight = onnx.numpy_helper.from_array(np.ones((64, 64), dtype=np.float16), "w")
+    values = weight.raw_data
+
+    def used(times):
+        there = [node for place in range(times) for node in nodes("w", place)]
+        graph = onnx.helper.make_graph(there, "g", [], [], [weight])
+        if outside:
+            elsewhere()(graph)
+        return onnx.helper.make_model(graph).SerializeToString()
+
+    assert all(layer.weight.shape == (64, 64) for layer in read(used(2), lambda name: values))
+    with pytest.raises(ValueError, match=r"a\.onnx uses its weights over and over: \d+ bytes unfold"):
+        read(used(500), lambda name: values)
 
 
 @pytest.mark.parametrize("data", [b"", b"PK\x03\x04", b"\x08\xff", bytes(1000), b"\x3a\xff\xff\xff\xff\x0f"])

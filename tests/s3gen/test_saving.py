@@ -193,16 +193,31 @@ def test_a_model_in_another_type_loses_a_bit_in_chatterbox_s_format(
         {"vocoder_harmonic_source": "sinegen2"},
         {"encode_lookahead": False},
         {"decoder_num_heads": 4, "decoder_attention_head_dim": 128},
+        {"encoder_num_blocks": 2},
+        {"encoder_num_up_blocks": 5},
+        {"decoder_n_blocks": 2, "decoder_num_mid_blocks": 4},
+        {"tokenizer_layers": 5},
     ],
 )
 def test_chatterbox_plays_a_model_wrongly_without_a_word(field: dict[str, object]) -> None:
     name = next(iter(field))
     with pytest.raises(ValueError, match=rf"{name} .*Hugging Face layout"):
         chatterbox.file_name(dataclasses.replace(S3GenConfig(), **field))
-    if not name.startswith("decoder"):
+    if name.startswith(("cfm", "vocoder", "encode_")):
         with pytest.raises(ValueError, match=name):
             chatterbox.file_name(dataclasses.replace(S3GenConfig.tiny(), **field))
     assert chatterbox.file_name(S3GenConfig(cfm_sigma_min=0.0)) == "s3gen.safetensors"  # acts in training only
+
+
+def test_a_model_of_another_depth_is_refused_where_chatterbox_would_refuse_it_itself() -> None:
+    # Turbo is loaded strictly; another number of dense layers changes the widths behind them.
+    assert chatterbox.file_name(S3GenConfig(meanflow=True, encoder_num_blocks=2)) == "s3gen_meanflow.safetensors"
+    assert chatterbox.file_name(S3GenConfig(speaker_blocks=(12, 24, 10))) == "s3gen.safetensors"
+    shapes, others = (
+        checkpoint.published_shapes(_on_meta(config))
+        for config in (S3GenConfig(), S3GenConfig(speaker_blocks=(12, 24, 10)))
+    )
+    assert any(shapes[name] != others[name] for name in shapes.keys() & others.keys())
 
 
 def test_a_card_hides_what_the_checkpoint_is_or_says_where_it_lay(tiny_model: S3GenModel, tmp_path: Path) -> None:
@@ -244,6 +259,44 @@ def test_a_card_that_somebody_has_edited_is_overwritten(tiny_model: S3GenModel, 
     card.write_text(edited)
     tiny_model.save_pretrained(tmp_path)
     assert card.read_text() == edited
+
+
+@pytest.mark.parametrize("name", ["README.md", "config.json", "model.safetensors"])
+def test_a_folder_in_a_file_s_place_costs_the_checkpoint_that_was_there(
+    tiny_model: S3GenModel, tmp_path: Path, name: str
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+    (tmp_path / name).unlink()
+    (tmp_path / name / "mine").mkdir(parents=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(ValueError, match=rf"{name} is a folder"):
+        tiny_model.save_pretrained(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_card_that_cannot_be_read_costs_the_checkpoint_that_was_there(
+    tiny_model: S3GenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny_model.save_pretrained(tmp_path)
+
+    def refused(path: Path) -> bytes:
+        raise PermissionError(str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", refused)
+        with pytest.raises(PermissionError, match=r"README\.md"):
+            tiny_model.save_pretrained(tmp_path)
+    assert S3GenModel.from_pretrained(tmp_path).fingerprint() == tiny_model.fingerprint()
+
+
+def test_what_was_saved_in_the_home_folder_is_not_found_there(
+    tiny_model: S3GenModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    tiny_model.save_pretrained("~/model")
+    assert S3GenModel.from_pretrained("~/model").fingerprint() == tiny_model.fingerprint()
+    assert os.listdir(tmp_path) == ["home"]
 
 
 def test_a_file_name_writes_markdown_into_the_card(tiny_model: S3GenModel, tmp_path: Path) -> None:
