@@ -10,10 +10,11 @@ if TYPE_CHECKING:
     from s3gen.model import S3GenModel
     from s3gen.solver import Solver
     from s3gen.splitting import Splitting
+    from s3gen.stream import Stream
     from s3gen.vocoder import HiFTNetModel
     from s3gen.voice import Voice
 
-__all__ = ["HiFTNetConfig", "HiFTNetModel", "S3GenConfig", "S3GenModel", "Solver", "Splitting", "Voice"]
+__all__ = ["HiFTNetConfig", "HiFTNetModel", "S3GenConfig", "S3GenModel", "Solver", "Splitting", "Stream", "Voice"]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -23,6 +24,7 @@ _HOMES = {
     "S3GenModel": "s3gen.model",
     "Solver": "s3gen.solver",
     "Splitting": "s3gen.splitting",
+    "Stream": "s3gen.stream",
     "Voice": "s3gen.voice",
 }
 

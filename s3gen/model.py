@@ -21,7 +21,7 @@ from torch import Tensor
 from s3gen import checkpoint, fingerprint, saving
 from s3gen import noise as noises
 from s3gen.compiled import Compiler
-from s3gen.config import RANDOM_MODELS, S3GenConfig
+from s3gen.config import RANDOM_MODELS, HiFTNetConfig, S3GenConfig
 from s3gen.constants import FRAMES_PER_TOKEN, SAMPLE_RATE
 from s3gen.flow import Flow
 from s3gen.hearing import Hearing
@@ -31,7 +31,7 @@ from s3gen.ragged import pad_rows
 from s3gen.solver import Solver, chosen
 from s3gen.splitting import Splitting
 from s3gen.stream import CHUNK_TOKENS, LEFT_SECONDS, Stream
-from s3gen.synthesis import Synthesis, Utterance
+from s3gen.synthesis import Synthesis, Utterance, checked_starts
 from s3gen.tokens import TokenRow, check_tokens, split_tokens
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import RefDict, Voice
@@ -85,7 +85,8 @@ class S3GenModel(Hearing):
 
         Raises:
             FileNotFoundError: nothing readable is there.
-            ValueError: several checkpoints, an unknown format, or weights that do not fit, listed.
+            ImportError: CosyVoice2's folder, and onnx is not installed; or a URL, and fsspec is not.
+            ValueError: several checkpoints, an unknown format, a vocoder alone, or weights that do not fit, listed.
         """
         if os.fspath(where) in RANDOM_MODELS:
             model = cls._random(RANDOM_MODELS[os.fspath(where)]())
@@ -106,6 +107,8 @@ class S3GenModel(Hearing):
 
     def save_pretrained(self, folder: str | os.PathLike[str], *, format: str = "huggingface") -> None:
         """Write a checkpoint, and a model card unless there is an edited one; a folder is made if needed.
+
+        Reading makes float32 of any type, so that fingerprints outlast a model that is in float32 when it is saved.
 
         Args:
             folder: a local one. It holds the whole checkpoint afterwards, or, cut short, none.
@@ -165,7 +168,7 @@ class S3GenModel(Hearing):
         speech_tokens: TokenRow,
         ref_wav: Tensor | np.ndarray | None = None,
         ref_sr: int | None = None,
-        ref_dict: RefDict | None = None,
+        ref_dict: RefDict | Voice | None = None,
         finalize: bool = False,
         *,
         speech_token_lens: Tensor | Sequence[int] | None = None,
@@ -180,7 +183,7 @@ class S3GenModel(Hearing):
             speech_tokens: (T,) or (B, T) integers 0 .. 6560.
             ref_wav: reference audio, (L,) or (1 or B, L); either this with `ref_sr`, or `ref_dict`.
             ref_sr: its rate in Hz.
-            ref_dict: what `embed_ref` returned (also as numpy arrays), of batch 1 or B. It is left as it is.
+            ref_dict: what `embed_ref` returned (also as numpy arrays), of batch 1 or B; or a `Voice`. Left as it is.
             finalize: whether these are the last tokens; if not, the last 3 are held back as look-ahead.
             speech_token_lens: (B,) tokens that count in each row; all when None.
             n_cfm_timesteps: the solver's steps; 10, or 2 for a mean-flow model, when None.
@@ -206,7 +209,7 @@ class S3GenModel(Hearing):
         speech_tokens: TokenRow,
         ref_wav: Tensor | np.ndarray | None = None,
         ref_sr: int | None = None,
-        ref_dict: RefDict | None = None,
+        ref_dict: RefDict | Voice | None = None,
         cache_source: Tensor | None = None,
         finalize: bool = True,
         *,
@@ -283,7 +286,7 @@ class S3GenModel(Hearing):
     def stream(
         self,
         tokens: Iterable[int | TokenRow],
-        ref_dict: RefDict | None = None,
+        ref_dict: RefDict | Voice | None = None,
         ref_wav: Tensor | np.ndarray | None = None,
         ref_sr: int | None = None,
         *,
@@ -338,10 +341,7 @@ class S3GenModel(Hearing):
         starts: Sequence[int] | None = None,
     ) -> list[Utterance]:
         seeds = noises.per_row(seed, len(rows))
-        starts = [0] * len(rows) if starts is None else starts
-        if len(starts) != len(rows) or min(starts) < 0:
-            raise ValueError(f"starts is {list(starts)}, but must have a number of tokens, 0 or more, for each row")
-        frames = [FRAMES_PER_TOKEN * start for start in starts]
+        frames = [FRAMES_PER_TOKEN * start for start in checked_starts(starts, len(rows))]
         return [Utterance(*parts) for parts in zip(rows, voices, seeds, frames, strict=True)]
 
     def _solver(self, steps: int | None, solver: Solver | None) -> Solver:
@@ -351,7 +351,7 @@ class S3GenModel(Hearing):
         return found
 
     def _voices(
-        self, rows: int, ref_wav: Tensor | np.ndarray | None, ref_sr: int | None, ref_dict: RefDict | None
+        self, rows: int, ref_wav: Tensor | np.ndarray | None, ref_sr: int | None, ref_dict: RefDict | Voice | None
     ) -> list[Voice]:
         if (ref_wav is None) == (ref_dict is None):
             raise ValueError("give exactly one of ref_wav (with ref_sr) and ref_dict")
@@ -359,9 +359,10 @@ class S3GenModel(Hearing):
             if ref_sr is None:
                 raise ValueError("ref_wav needs ref_sr, its sample rate in Hz")
             ref_dict = self.embed_ref(ref_wav, ref_sr)
-        voices = Voice.from_refs(ref_dict)  # type: ignore[arg-type]
+        voices = [ref_dict] if isinstance(ref_dict, Voice) else Voice.from_refs(ref_dict)  # type: ignore[arg-type]
         if len(voices) not in (1, rows):
-            raise ValueError(f"the reference holds {len(voices)} voices for {rows} token rows; give 1 or {rows}")
+            wanted = "1" if rows == 1 else f"1 or {rows}"
+            raise ValueError(f"the reference holds {len(voices)} voices for {rows} token row(s); give {wanted}")
         return voices * rows if len(voices) == 1 else voices
 
 
@@ -373,6 +374,11 @@ def _on_meta(config: S3GenConfig) -> S3GenModel:
 
 def _config(found: checkpoint.Checkpoint) -> S3GenConfig:
     if found.config is not None:
+        if found.config.get("model_type") == HiFTNetConfig.model_type:
+            raise ValueError(
+                f"{found.source} holds a vocoder alone: load it with HiFTNetModel.from_pretrained, or give a whole "
+                "model's checkpoint"
+            )
         return S3GenConfig.from_dict(found.config)
     # Single published files describe themselves by this one weight; all else has the published size.
     return S3GenConfig(meanflow="flow.decoder.estimator.time_embed_mixer.weight" in found.weights)

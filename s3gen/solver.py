@@ -15,9 +15,12 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from s3gen.integers import integer
+
 # A step's evaluations of the velocity: euler at its start; midpoint at its start and its middle; heun at both ends.
 METHODS = {"euler": 1, "midpoint": 2, "heun": 2}
 MOST_STEPS = 10_000  # ten for each radian of the fastest sine that the estimator is given time as
+MOST_GUIDANCE = 100  # far beyond any that helps, and far below those whose mel is not finite
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,8 +30,8 @@ class Solver:
     Attributes:
         method: one of `METHODS`.
         steps: 1 to 10,000, on the model's time grid; None: 10, or 2 for a mean-flow model.
-        guidance: rate g >= 0 of (1 + g) x conditional - g x unconditional velocity; 0 computes the conditional one
-            alone. None: the model's own, 0.7.
+        guidance: rate g of (1 + g) x conditional - g x unconditional velocity, 0 to 100; 0 computes the conditional
+            one alone. None: the model's own, 0.7.
         guidance_interval: the times, both included, at which there is guidance; elsewhere the conditional velocity is
             computed alone, which is half the work.
 
@@ -42,15 +45,18 @@ class Solver:
     guidance_interval: tuple[float, float] = (0.0, 1.0)
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
+        if not isinstance(self.method, str) or self.method not in METHODS:
             raise ValueError(f"the solver's method is {self.method!r}, but must be one of {', '.join(METHODS)}")
         if self.steps is not None:
-            _check_steps("the solver's steps", self.steps)
-        if self.guidance is not None and not (_is_number(self.guidance) and 0 <= self.guidance < math.inf):
-            raise ValueError(f"the solver's guidance is {self.guidance!r}, but must be a number from 0 on, or None")
+            object.__setattr__(self, "steps", _checked_steps("the solver's steps", self.steps))
+        if self.guidance is not None and not (_is_number(self.guidance) and 0 <= self.guidance <= MOST_GUIDANCE):
+            raise ValueError(
+                f"the solver's guidance is {self.guidance!r}, but must be a number from 0 to {MOST_GUIDANCE}, or None"
+            )
         interval = self.guidance_interval
-        if not (isinstance(interval, tuple) and len(interval) == 2 and all(map(_is_number, interval))):
+        if not (isinstance(interval, tuple | list) and len(interval) == 2 and all(map(_is_number, interval))):
             raise ValueError(f"the solver's guidance_interval is {interval!r}, but must be two numbers (first, last)")
+        object.__setattr__(self, "guidance_interval", tuple(interval))
         if not 0 <= interval[0] < interval[1] <= 1:
             raise ValueError(f"the solver's guidance_interval is {interval!r}, but must rise and lie within 0..1")
 
@@ -83,7 +89,7 @@ def chosen(solver: Solver | None, steps: int | None) -> Solver:
     solver = Solver() if solver is None else solver
     if steps is None:
         return solver
-    _check_steps("n_cfm_timesteps", steps)
+    steps = _checked_steps("n_cfm_timesteps", steps)
     if solver.steps not in (None, steps):
         raise ValueError(f"n_cfm_timesteps is {steps}, but the solver has {solver.steps} steps; give one of them")
     return replace(solver, steps=steps)
@@ -128,9 +134,11 @@ def integrate(method: str, x: Tensor, spans: Tensor, velocity: Callable[[Tensor,
     return x
 
 
-def _check_steps(name: str, steps: int) -> None:
-    if isinstance(steps, bool) or not isinstance(steps, int) or not 1 <= steps <= MOST_STEPS:
+def _checked_steps(name: str, steps: int) -> int:
+    count = integer(steps)
+    if count is None or not 1 <= count <= MOST_STEPS:
         raise ValueError(f"{name} is {steps!r}, but must be an integer from 1 to {MOST_STEPS}")
+    return count
 
 
 def _is_number(value: object) -> bool:

@@ -9,7 +9,7 @@ Shape letters: T tokens.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from s3gen.constants import SILENCE_TOKEN, VOCAB_SIZE
+from s3gen.integers import integer
 
 # The vocoder reads 6.25 tokens to either side and the encoder 3 to the right; attention reads all there is.
 CONTEXT_TOKENS = 12  # that a piece reads beyond a cut
@@ -57,15 +58,14 @@ class Splitting:
     silence_tokens: tuple[int, ...] = (SILENCE_TOKEN,)
 
     def __post_init__(self) -> None:
-        limit = self.max_tokens
-        if isinstance(limit, bool) or not isinstance(limit, int) or limit < LEAST_MAX_TOKENS:
+        limit = integer(self.max_tokens)
+        if limit is None or limit < LEAST_MAX_TOKENS:
             raise ValueError(
-                f"max_tokens is {limit!r}, but to cut utterances takes an integer of at least {LEAST_MAX_TOKENS}: a "
-                f"piece reads {CONTEXT_TOKENS} tokens beyond each of its cuts"
+                f"max_tokens is {self.max_tokens!r}, but to cut utterances takes an integer of at least "
+                f"{LEAST_MAX_TOKENS}: a piece reads {CONTEXT_TOKENS} tokens beyond each of its cuts"
             )
-        for token in self.silence_tokens:
-            if isinstance(token, bool) or not isinstance(token, int) or not 0 <= token < VOCAB_SIZE:
-                raise ValueError(f"silence_tokens holds {token!r}, but speech tokens are integers 0..{VOCAB_SIZE - 1}")
+        object.__setattr__(self, "max_tokens", limit)
+        object.__setattr__(self, "silence_tokens", _checked_silence(self.silence_tokens))
 
     def cuts(self, tokens: Tokens) -> list[int]:
         """Where an utterance is cut so that no piece reads more than `max_tokens`.
@@ -110,6 +110,18 @@ class _Pauses:
         # Of the keys the last one decides first.
         order = np.lexsort((np.abs(self.middles[low:high] - middle), -self.lengths[low:high]))
         return int(self.middles[low + order[0]])
+
+
+def _checked_silence(tokens: Iterable[int]) -> tuple[int, ...]:
+    if not isinstance(tokens, Iterable):
+        raise ValueError(f"silence_tokens is {tokens!r}, but must be a list of tokens, such as ({SILENCE_TOKEN},)")
+    checked = []
+    for given in tokens:
+        token = integer(given)
+        if token is None or not 0 <= token < VOCAB_SIZE:
+            raise ValueError(f"silence_tokens holds {given!r}, but speech tokens are integers 0..{VOCAB_SIZE - 1}")
+        checked.append(token)
+    return tuple(checked)
 
 
 def _pauses(tokens: Tokens, silence: Sequence[int]) -> _Pauses:

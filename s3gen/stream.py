@@ -10,7 +10,7 @@ Shape letters: n tokens, S samples.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,15 +19,17 @@ from torch import Tensor
 
 from s3gen import noise as noises
 from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, TOKEN_RATE
+from s3gen.integers import integer
 from s3gen.ragged import on_device
-from s3gen.solver import Solver
+from s3gen.solver import Solver, chosen
 from s3gen.stream_vocoder import VocoderState, VocoderStream
 from s3gen.synthesis import Synthesis, Utterance
 from s3gen.tokens import TokenRow, check_tokens
-from s3gen.voice import Voice
+from s3gen.voice import RefDict, Voice
 
 CHUNK_TOKENS = 25  # one second
 LEFT_SECONDS = 4.0
+_NO_TOKENS = (str, bytes, bytearray, memoryview, Mapping, Set)  # though they have items or a length
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -67,7 +69,7 @@ class Stream:
     def __init__(
         self,
         synthesis: Synthesis,
-        voice: Voice,
+        voice: Voice | RefDict,
         *,
         seed: int = 0,
         solver: Solver | None = None,
@@ -76,7 +78,8 @@ class Stream:
         start_fade: bool = True,
     ) -> None:
         """Begin an utterance; arguments and errors are those of `S3GenModel.stream`."""
-        if isinstance(chunk_tokens, bool) or not isinstance(chunk_tokens, int) or chunk_tokens < 1:
+        count = integer(chunk_tokens)
+        if count is None or count < 1:
             raise ValueError(f"chunk_tokens is {chunk_tokens!r}, but must be an integer of at least 1")
         if (
             isinstance(left_seconds, bool)
@@ -85,10 +88,11 @@ class Stream:
         ):
             raise ValueError(f"left_seconds is {left_seconds!r}, but must be a number from 0 on")
         self.synthesis = synthesis
-        self.voice = _placed(voice, synthesis.device)
+        self.solver = chosen(solver, None)
+        synthesis.flow.course(self.solver)  # so that a solver that this model cannot have is found now
         self.seed = noises.check_seed(seed)
-        self.solver = Solver() if solver is None else solver
-        self.chunk_tokens = chunk_tokens
+        self.voice = _placed(Voice.from_ref(voice), synthesis.device)
+        self.chunk_tokens = count
         self.left_tokens = round(left_seconds * TOKEN_RATE)
         self.start_fade = start_fade
         self.vocoder = VocoderStream(synthesis.mel2wav)
@@ -118,7 +122,7 @@ class Stream:
         return self._ready()
 
     def finish(self) -> Iterator[Tensor]:
-        """No more tokens: the waves (S,) of all that wait.
+        """No more tokens: the waves (S,) of all that wait. The stream ends when the last of them was asked for.
 
         Raises:
             ValueError: there were no tokens, or the stream has ended.
@@ -128,7 +132,19 @@ class Stream:
         return self._rest()
 
     def over(self, tokens: Iterable[int | TokenRow]) -> Iterator[Tensor]:
-        """The waves (S,) of all tokens, read no further ahead than the next wave needs."""
+        """The waves (S,) of all tokens, read no further ahead than the next wave needs.
+
+        Raises:
+            ValueError: at once, if `tokens` cannot be read one after the other.
+        """
+        try:
+            portions = iter(None if isinstance(tokens, _NO_TOKENS) else tokens)  # type: ignore[arg-type]
+        except TypeError:
+            message = f"a stream's tokens must be an iterable of integers, not {type(tokens).__name__}"
+            raise ValueError(message) from None
+        return self._over(portions)
+
+    def _over(self, tokens: Iterator[int | TokenRow]) -> Iterator[Tensor]:
         for some in tokens:
             yield from self.push(some)
         yield from self.finish()
@@ -195,6 +211,8 @@ def _row(tokens: int | TokenRow) -> Tensor:
     """One token or several, checked: (n,) int64 on the CPU, from none on."""
     if isinstance(tokens, Tensor | np.ndarray | np.generic) and tokens.ndim == 0:
         return check_tokens(tokens.reshape(1))
+    if isinstance(tokens, _NO_TOKENS):
+        raise ValueError(f"speech tokens must be integers, not {type(tokens).__name__}")
     if isinstance(tokens, int | float):
         return check_tokens([tokens])
     if hasattr(tokens, "__len__") and not len(tokens):

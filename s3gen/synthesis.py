@@ -17,6 +17,7 @@ from s3gen import noise as noises
 from s3gen.constants import FRAMES_PER_TOKEN, LOOKAHEAD_TOKENS, MEL_BINS
 from s3gen.crossfade import join
 from s3gen.flow import Flow
+from s3gen.integers import integer
 from s3gen.noise import Stream
 from s3gen.precision import float32_products
 from s3gen.ragged import group_size, on_device, pad_rows, plan_batches, rows_on_device
@@ -24,6 +25,8 @@ from s3gen.solver import Solver
 from s3gen.splitting import Piece, Splitting, pieces
 from s3gen.vocoder import HiFTNetModel
 from s3gen.voice import Voice
+
+MOST_START = 2**30  # tokens; noise counts frames in 32 bits
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +89,15 @@ class Synthesis:
     def speak(
         self, utterances: Sequence[Utterance], *, solver: Solver, start_fade: bool, splitting: Splitting | None
     ) -> list[Tensor]:
-        """The waves (samples,) of B rows; of those that are to be split their pieces are made, as rows like others."""
+        """The waves (samples,) of B rows; of those that are to be split their pieces are made, as rows like others.
+
+        Raises:
+            ValueError: `splitting` is none.
+        """
+        if splitting is not None and not isinstance(splitting, Splitting):
+            raise ValueError(
+                f"splitting is {splitting!r}, but must be an s3gen.Splitting, such as Splitting(max_tokens=1500)"
+            )
         parts = [_parts(row, splitting) for row in utterances]
         rows = [row.piece(part) for row, own in zip(utterances, parts, strict=True) for part in own]
         waves = iter(self.waves(self.mels(rows, finalize=True, solver=solver), rows, start_fade=start_fade))
@@ -197,6 +208,19 @@ class Synthesis:
             )
         rows = noise.to(device=self.device, dtype=self.dtype).transpose(1, 2)
         return [row[:count] for row, count in zip(rows, frames, strict=True)]
+
+
+def checked_starts(starts: Sequence[int] | None, rows: int) -> list[int]:
+    """How many tokens come before each of so many rows; none when None.
+
+    Raises:
+        ValueError: another number of them than rows, or one that is no number of tokens.
+    """
+    given = [0] * rows if starts is None else list(starts)
+    counts = [count for start in given if (count := integer(start)) is not None and 0 <= count <= MOST_START]
+    if not len(counts) == len(given) == rows:
+        raise ValueError(f"starts is {given}, but must have a number of tokens, 0 to {MOST_START}, for each row")
+    return counts
 
 
 def _parts(row: Utterance, splitting: Splitting | None) -> list[Piece]:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from s3gen.constants import VOCAB_SIZE
+from s3gen.constants import START_TOKEN, STOP_TOKEN, VOCAB_SIZE
+
+_SPECIAL = (START_TOKEN, STOP_TOKEN)
 
 TokenRow = Tensor | np.ndarray | Sequence[int]
 
@@ -33,9 +35,11 @@ def check_tokens(tokens: TokenRow) -> Tensor:
     outside = ((row < 0) | (row >= VOCAB_SIZE)).nonzero()
     if len(outside):
         place = int(outside[0])
+        token = int(row[place])
+        hint = "; a language model's start and stop tokens are to be left out" if token in _SPECIAL else ""
         raise ValueError(
-            f"speech token {int(row[place])} at position {place} is out of range 0..{VOCAB_SIZE - 1} "
-            f"({len(outside)} such token(s) of {row.numel()})"
+            f"speech token {token} at position {place} is out of range 0..{VOCAB_SIZE - 1} "
+            f"({len(outside)} such token(s) of {row.numel()}){hint}"
         )
     return row
 

@@ -56,6 +56,8 @@ class Voice:
         Raises:
             ValueError: a missing entry, a wrong shape or dtype, ids out of range, values that are not finite.
         """
+        if not isinstance(ref, Mapping):
+            raise ValueError(f"a reference must be a Voice or what embed_ref returned, not {type(ref).__name__}")
         missing = [name for name in ("prompt_token", "prompt_feat", "embedding") if ref.get(name) is None]
         if missing:
             raise ValueError(f"the reference lacks {', '.join(missing)}; it has {', '.join(sorted(ref))}")

@@ -13,7 +13,7 @@ from jobs.config import EngineConfig, JobConfig, config_from
 from jobs.errors import InputError
 from jobs.models import check_solver, solver_of
 from s3gen import S3GenConfig, S3GenModel, Solver
-from s3gen.solver import METHODS, MOST_STEPS
+from s3gen.solver import METHODS, MOST_GUIDANCE, MOST_STEPS
 from tests.jobs.command import cli
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
 
@@ -35,6 +35,7 @@ def test_a_key_gets_lost_on_the_way() -> None:
 def test_what_the_library_can_is_refused_to_jobs() -> None:
     assert get_args(EngineConfig.model_fields["solver"].annotation) == tuple(METHODS)
     assert solver_of(_config(n_cfm_timesteps=MOST_STEPS)).steps == MOST_STEPS
+    assert solver_of(_config(guidance=MOST_GUIDANCE)).guidance == MOST_GUIDANCE
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,7 @@ def test_what_the_library_can_is_refused_to_jobs() -> None:
         ("solver=Huen", "did you mean heun?"),
         ("n_cfm_timesteps=20000", "engine.n_cfm_timesteps: 20000 is refused: give at most 10000 or null"),
         ("guidance=-1", "engine.guidance: -1 is refused: give 0.0 or a larger number or null"),
+        (f"guidance={MOST_GUIDANCE + 1}", "engine.guidance: 101 is refused"),
         ("guidance=.nan", "engine.guidance: nan is refused"),
         (
             "guidance_interval=[0.5, 0.2]",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 
@@ -60,9 +62,14 @@ def test_pieces_have_the_noise_of_other_pieces(tiny_model: S3GenModel, voices: l
     assert relative_error(there, here) > 0.01
 
 
-@pytest.mark.parametrize("starts", [[0], [0, -1], [0, 1, 2]])
+@pytest.mark.parametrize("starts", [[0], [0, -1], [0, 1, 2], [0, 1.0], [0, True], [0, 2**62], [0, None]])
 def test_starts_that_do_not_fit_are_refused_by_value(
     tiny_model: S3GenModel, voices: list[Voice], starts: list[int]
 ) -> None:
-    with pytest.raises(ValueError, match=rf"starts is \[{', '.join(map(str, starts))}\]"):
+    with pytest.raises(ValueError, match=rf"starts is {re.escape(str(starts))}, but must"):
         tiny_model.synthesize([[1, 2], [3]], voices[:2], starts=starts)
+
+
+def test_a_splitting_that_is_none_ends_in_what_it_lacks(tiny_model: S3GenModel, voices: list[Voice]) -> None:
+    with pytest.raises(ValueError, match=r"splitting is 60, but must be an s3gen\.Splitting"):
+        tiny_model.synthesize([[1, 2]], voices[:1], splitting=60)

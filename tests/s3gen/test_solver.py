@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -174,12 +175,14 @@ def test_what_is_left_out_is_not_the_models_own(tiny_model, voices):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"method": ["euler"]}, r"method is \['euler'\], but must be one of"),
         ({"method": "rk4"}, "method is 'rk4', but must be one of euler, midpoint, heun"),
         ({"steps": 0}, "steps is 0"),
         ({"steps": 10**9}, "steps is 1000000000, but must be an integer from 1 to 10000"),
         ({"steps": True}, "steps is True"),
         ({"steps": 2.0}, r"steps is 2\.0"),
         ({"guidance": -0.1}, r"guidance is -0\.1"),
+        ({"guidance": 101}, "guidance is 101, but must be a number from 0 to 100, or None"),
         ({"guidance": math.inf}, "guidance is inf"),
         ({"guidance": math.nan}, "guidance is nan"),
         ({"guidance": "much"}, "guidance is 'much'"),
@@ -187,13 +190,19 @@ def test_what_is_left_out_is_not_the_models_own(tiny_model, voices):
         ({"guidance_interval": (-0.1, 0.5)}, r"within 0\.\.1"),
         ({"guidance_interval": (0, 1.5)}, r"within 0\.\.1"),
         ({"guidance_interval": (0.0, math.nan)}, "two numbers"),
-        ({"guidance_interval": [0.0, 1.0]}, r"is \[0\.0, 1\.0\], but must be two numbers \(first, last\)"),
+        ({"guidance_interval": [0.0, 0.5, 1.0]}, r"is \[0\.0, 0\.5, 1\.0\], but must be two numbers \(first, last\)"),
         ({"guidance_interval": 0.5}, r"is 0\.5, but must be two numbers"),
     ],
 )
 def test_a_choice_that_is_none_is_found_late(fields, message):
     with pytest.raises(ValueError, match=message):
         Solver(**fields)
+
+
+def test_a_choice_is_another_by_the_type_that_it_is_written_in():
+    given = Solver(steps=np.int64(5), guidance_interval=[0, 0.5])  # numpy's, as seeds may be, and a list, as in YAML
+    assert given == Solver(steps=5, guidance_interval=(0.0, 0.5))
+    assert (type(given.steps), type(given.guidance_interval)) == (int, tuple)
 
 
 @pytest.mark.parametrize(

@@ -85,3 +85,14 @@ def test_a_limit_that_leaves_no_room_is_refused_by_value(limit):
 def test_silence_that_is_no_token_is_refused_by_value(token):
     with pytest.raises(ValueError, match=f"silence_tokens holds {token!r}"):
         Splitting(max_tokens=100, silence_tokens=(4299, token))
+
+
+def test_one_token_of_silence_is_asked_for_its_length():
+    with pytest.raises(ValueError, match=r"silence_tokens is 4299, but must be a list of tokens, such as \(4299,\)"):
+        Splitting(max_tokens=100, silence_tokens=4299)
+
+
+def test_a_splitting_is_another_by_the_type_that_it_is_written_in():
+    given = Splitting(max_tokens=np.int64(100), silence_tokens=np.array([4299]))
+    assert given == Splitting(max_tokens=100)
+    assert {type(given.max_tokens), *map(type, given.silence_tokens)} == {int}

@@ -17,6 +17,7 @@ from s3gen.flow import Flow
 from s3gen.noise import Stream
 from s3gen.stream_vocoder import VocoderStream
 from tests.conftest import random_tokens, relative_error, speech_like
+from tests.s3gen.joints import A_JOINT, NO_JOINT, SLIPS, joints
 from tests.s3gen.voiced import voiced
 
 ROUNDING = 1e-4  # of the vocoder's pieces over one mel, float32
@@ -61,16 +62,40 @@ def test_a_stream_is_not_an_utterance_behind_and_no_sample_short(model, ref, chu
     assert whole.shape == (TOKENS * SAMPLES_PER_TOKEN,) == (96_960,)
     assert whole.dtype == torch.float32
     assert bool(torch.isfinite(whole).all())
-    assert rough_at_borders(waves) < 1.5  # noise, of as few borders as 4
 
 
-def rough_at_borders(waves: list[torch.Tensor]) -> float:
-    """Energy of the second difference at the borders of the pieces, against that at other borders of frames."""
-    bent = torch.diff(torch.cat(waves).double(), n=2).square()
-    ends = set(torch.cumsum(torch.tensor([len(wave) for wave in waves]), 0).tolist())
-    energy = {at: float(bent[at - 4 : at + 2].mean()) for at in range(3 * 480, len(bent) - 480, 480)}  # past the fade
-    mean = [np.mean([value for at, value in energy.items() if (at in ends) == joint]) for joint in (True, False)]
-    return float(mean[0] / mean[1])
+@pytest.fixture
+def mels(monkeypatch) -> list[torch.Tensor]:
+    """What the vocoder is given, chunk by chunk."""
+    given, join = [], VocoderStream._joined
+
+    def noted(stream, state, mel):
+        given.append(mel)
+        return join(stream, state, mel)
+
+    monkeypatch.setattr(VocoderStream, "_joined", noted)
+    return given
+
+
+@pytest.mark.parametrize(("chunk", "left"), [(12, 0.4), (25, 4.0)])
+def test_a_joint_is_heard(model, ref, mels, chunk, left):
+    """The mels of chunks may differ from those of the whole; the wave of these mels has nothing at their borders."""
+    waves = in_chunks(model, ref, chunk, left)
+    whole, _ = model.mel2wav.inference(torch.cat(mels, dim=2), seed=5)
+    assert joints(waves, whole) < NO_JOINT
+
+
+@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+def test_the_joints_of_a_stream_that_slips_pass_for_none(model, ref, mels, monkeypatch, slip):
+    slip(monkeypatch)
+    waves = in_chunks(model, ref, 12, 0.4)
+    whole, _ = model.mel2wav.inference(torch.cat(mels, dim=2), seed=5)
+    assert joints(waves, whole) > A_JOINT
+
+
+def in_chunks(model: S3GenModel, ref, chunk: int, left: float) -> list[torch.Tensor]:
+    choices = {"chunk_tokens": chunk, "left_seconds": left, "seed": 5, "n_cfm_timesteps": 1, "start_fade": False}
+    return [wave[None] for wave in model.stream(random_tokens(TOKENS, 1), ref, **choices)]
 
 
 @pytest.mark.parametrize("chunk", [40, 1000])
@@ -184,7 +209,7 @@ def test_how_tokens_arrive_does_not_matter(model, ref, one_by_one, portion):
 @pytest.mark.parametrize(
     ("bad", "shown"),
     [
-        (6561, "6561"),
+        (6561, "6561 .*; a language model's start and stop tokens are to be left out"),
         (-1, "-1"),
         (3.0, "float"),
         (True, "bool"),
@@ -192,6 +217,10 @@ def test_how_tokens_arrive_does_not_matter(model, ref, one_by_one, portion):
         (torch.tensor([[1, 2], [3, 4]]), r"\(2, 2\)"),
         (np.float32(2), "float32"),
         ("7", "integers"),
+        ("", "integers, not str"),
+        (b"abcd", "integers, not bytes"),
+        ({}, "integers, not dict"),
+        (set(), "integers, not set"),
         (None, "integers"),
     ],
 )
@@ -255,6 +284,11 @@ def test_a_stream_ends_once(model, ref):
         ({"n_cfm_timesteps": 0}, "n_cfm_timesteps is 0"),
         ({"ref_dict": None}, "exactly one of ref_wav"),
         ({"tokens": torch.zeros(2, 5, dtype=torch.int64)}, r"\(2, 5\)"),
+        ({"tokens": None}, "iterable of integers, not NoneType"),
+        ({"tokens": 5}, "iterable of integers, not int"),
+        ({"tokens": torch.tensor(5)}, "iterable of integers, not Tensor"),
+        ({"tokens": b"abcd"}, "iterable of integers, not bytes"),
+        ({"tokens": {1: 2}}, "iterable of integers, not dict"),
     ],
 )
 def test_a_mistake_shows_before_the_first_token_is_read(model, ref, choices, shown):
@@ -262,6 +296,42 @@ def test_a_mistake_shows_before_the_first_token_is_read(model, ref, choices, sho
     with pytest.raises(ValueError, match=shown):
         model.stream(**{"tokens": tokens, "ref_dict": ref, **choices})
     assert tokens.read == 0
+
+
+@pytest.mark.parametrize(
+    ("choices", "shown"),
+    [
+        ({"solver": "heun"}, "solver is 'heun', but must be an s3gen.Solver"),
+        ({"solver": Solver(method="heun")}, "mean-flow model"),
+        ({"voice": 5}, "a Voice or what embed_ref returned, not int"),
+        ({"voice": {}}, "the reference lacks"),
+    ],
+)
+def test_a_mistake_of_a_pushed_stream_shows_when_its_first_wave_is_due(ref, choices, shown):
+    model = S3GenModel(dataclasses.replace(S3GenConfig.tiny(), meanflow=True))
+    with pytest.raises(ValueError, match=shown):
+        speech.Stream(model.synthesis, **{"voice": ref, **choices})
+
+
+def test_a_voice_is_taken_by_one_call_as_a_dictionary_only(model, ref):
+    tokens, voice = random_tokens(9, 1), Voice.from_ref(ref)
+    assert torch.equal(spoken(model, tokens, voice), spoken(model, tokens, ref))
+    pair = torch.stack((tokens, tokens))
+    mels = [model(pair, ref_dict=each, n_cfm_timesteps=1) for each in (voice, ref)]
+    assert torch.equal(*mels)
+
+
+def test_two_voices_for_one_row_are_refused_with_the_choice_that_there_is(model, ref):
+    two = {name: torch.cat((value, value)) for name, value in ref.items()}
+    with pytest.raises(ValueError, match=r"2 voices for 1 token row\(s\); give 1$"):
+        model.stream([1], two)
+
+
+def test_numpys_integers_are_refused_where_seeds_are_taken(model, ref):
+    tokens = random_tokens(9, 1)
+    plain = spoken(model, tokens, ref, chunk_tokens=4)
+    choices = {"chunk_tokens": np.int64(4), "n_cfm_timesteps": np.int32(1)}
+    assert torch.equal(torch.cat(list(model.stream(tokens, ref, **choices))), plain)
 
 
 def test_the_start_fades_in_over_all_the_pieces_that_it_meets(model, ref):

@@ -12,6 +12,7 @@ from s3gen import HiFTNetConfig, HiFTNetModel, S3GenConfig
 from s3gen.stream_reach import Reach
 from s3gen.stream_vocoder import VocoderState, VocoderStream
 from tests.conftest import relative_error
+from tests.s3gen.joints import A_JOINT, FAINT_JOINT, NO_JOINT, SLIPS, joints, roughness
 from tests.s3gen.voiced import slow_mel, voiced
 
 EXACT = 1e-10  # float64, phase summed in other portions
@@ -166,12 +167,6 @@ def test_rows_in_step_are_each_their_own_stream(exact):
         assert relative_error(together[row], alone[0]) < EXACT
 
 
-def roughness(wave: torch.Tensor) -> torch.Tensor:
-    """Energy of the second difference around every border of two frames: (frames - 1,)."""
-    bent = torch.diff(wave.double(), n=2).square()
-    return torch.stack([bent[border - 4 : border + 2].mean() for border in range(480, len(wave), 480)])
-
-
 def test_the_sources_phase_goes_on_where_it_stopped(vocoder):
     """A phase that begins anew with each chunk is a click at each border."""
     source, f0 = vocoder.source, vocoder.f0(slow_mel(FRAMES))
@@ -187,16 +182,41 @@ def test_the_sources_phase_goes_on_where_it_stopped(vocoder):
     assert clicks[borders].mean() > 3 * clicks[inside].mean()
 
 
-@pytest.mark.parametrize("least", [0, 1])
-def test_the_borders_of_chunks_are_as_quiet_as_others(vocoder, least):
+def test_the_source_jumps_where_a_chunk_ends_that_could_not_wait(vocoder):
+    """Its F0 is guessed there, and the phase that follows from it has to go on all the same."""
+    stream, mel = VocoderStream(vocoder), slow_mel(140)
+    state, spoken, ends = stream.begin(3), [], []
+    for start in range(0, 140, 4):
+        begun = state.frames
+        _, state = stream.step(state, mel[:, :, start : start + 4], least=1)
+        spoken.append(state.source[0, 0, (begun - state.frames) * 480 :])
+        ends.append(state.frames - 1)
+    borders = torch.tensor(ends[:-1])
+    rough = roughness(torch.cat(spoken))
+    inside = torch.ones(len(rough), dtype=torch.bool).scatter(0, borders, False)
+    assert len(borders) >= 30
+    assert rough[borders].mean() < 1.3 * rough[inside].mean()
+
+
+def test_a_joint_is_heard(vocoder):
     mel = slow_mel(140)
-    waves = pieces(VocoderStream(vocoder), mel, 4, least=least)
-    rough, whole = roughness(torch.cat(waves, dim=1)[0]), roughness(vocoder.inference(mel, seed=3)[0][0])
-    ends = torch.cumsum(torch.tensor([wave.shape[1] for wave in waves if wave.shape[1]]), 0)[:-1] // 480 - 1
-    inside = torch.ones(len(rough), dtype=torch.bool).scatter(0, ends, False)
-    assert len(ends) >= 30
-    assert rough[ends].mean() < 1.5 * rough[inside].mean()  # noise, of 30 borders
-    assert rough[ends].mean() < 1.1 * whole[ends].mean()  # the same borders where none is a joint
+    whole, _ = vocoder.inference(mel, seed=3)
+    assert joints(pieces(VocoderStream(vocoder), mel, 4), whole) < NO_JOINT
+    assert joints(pieces(VocoderStream(vocoder), mel, 14, least=1), whole) < FAINT_JOINT
+
+
+@pytest.mark.parametrize("slip", SLIPS.values(), ids=SLIPS)
+def test_the_joints_of_a_stream_that_slips_pass_for_none(vocoder, monkeypatch, slip):
+    mel = slow_mel(140)
+    whole, _ = vocoder.inference(mel, seed=3)
+    slip(monkeypatch)
+    assert joints(pieces(VocoderStream(vocoder), mel, 4), whole) > A_JOINT
+
+
+def test_the_joints_of_chunks_that_stand_alone_pass_for_none(vocoder):
+    mel = slow_mel(140)
+    alone = [vocoder.inference(mel[:, :, start : start + 4], seed=start)[0] for start in range(0, 140, 4)]
+    assert joints(alone, vocoder.inference(mel, seed=3)[0]) > A_JOINT
 
 
 def test_a_caller_that_cannot_wait_gets_at_least_what_it_asks_for(vocoder):
