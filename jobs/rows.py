@@ -215,7 +215,7 @@ class _Tokens:
         found: dict[int, _Problem] = {}
         counts = np.diff(self.kept_starts)
         most, limit = max_tokens, f"max_tokens, {max_tokens}"
-        if splitting is not None:
+        if splitting is not None and max_tokens < MOST_TOKENS:  # else no row that may be made is cut
             most, limit = MOST_TOKENS, f"an hour, {MOST_TOKENS}, the most that is made in pieces"
         more = f" and {tail} of silence" if tail else ""
         for row in np.flatnonzero(counts + tail > most).tolist():

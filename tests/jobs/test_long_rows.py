@@ -182,6 +182,15 @@ def test_a_row_without_end_is_made() -> None:
     assert [(failure.error, failure.message) for failure in failures] == [("too_long", message)]
 
 
+@pytest.mark.parametrize("splitting", [None, Splitting(max_tokens=MOST_TOKENS + 10)])
+def test_splitting_fails_a_row_that_is_made_without(splitting: Splitting | None) -> None:
+    lengths = [MOST_TOKENS + 10, MOST_TOKENS + 11]
+    table = table_of(["within", "more"], [[5] * length for length in lengths])
+    rows, failures = check_rows(table, job_seed=0, max_tokens=MOST_TOKENS + 10, splitting=splitting)
+    assert [(row.id, row.cuts) for row in rows] == [("within", ())]
+    assert [failure.message for failure in failures] == ["90011 tokens, more than max_tokens, 90010"]
+
+
 @pytest.mark.parametrize("changed", [{"on_long": "fail_row"}, {"max_tokens": 60}, {"silence_tokens": [1]}])
 def test_a_resume_cuts_elsewhere(changed: dict[str, Any]) -> None:
     was, now = config_from({**PATHS, **SPLIT}).frozen(), config_from({**PATHS, **SPLIT, **changed}).frozen()
