@@ -58,3 +58,9 @@ def test_program_is_installed_and_nobody_says_what_for() -> None:
     assert programs is not None
     comments = re.findall(r"^# (.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert not [name for name in programs[1].split() if not re.search(rf"\b{name}\b", " ".join(comments))]
+
+
+def test_image_cannot_read_a_checkpoint_that_the_library_can() -> None:
+    (line,) = [run for run in given("RUN") if "pip install" in run]
+    assert '".[cosyvoice]"' in line
+    assert "cosyvoice" in PROJECT["project"]["optional-dependencies"]
