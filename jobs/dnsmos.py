@@ -36,7 +36,7 @@ POLYNOMIALS = (
     (-0.13166888, 1.60915514, -0.39604546),
     (-0.06766283, 1.11546468, 0.04602535),
 )
-INSTALL = "pip install s3gen[mos]"
+INSTALL = "pip install onnxruntime speechmos==0.0.1.1"
 
 
 class Dnsmos:

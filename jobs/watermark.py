@@ -61,6 +61,6 @@ def _package() -> ModuleType:
     except Exception as error:  # of what a package may raise while it is imported
         raise InputError(
             f"wave.watermark: resemble-perth does not load ({type(error).__name__}: {error}); "
-            "pip install s3gen[watermark], or leave wave.watermark false"
+            "pip install resemble-perth librosa 'setuptools<82', or leave wave.watermark false"
         ) from None
     return perth
