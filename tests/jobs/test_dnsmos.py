@@ -70,11 +70,13 @@ def test_audio_of_the_jobs_rate_is_heard_at_another_speed() -> None:
 
 def test_a_missing_package_is_a_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(InputError, match=r"mos: dnsmos needs onnxruntime.*pip install s3gen\[mos\]"):
+    with pytest.raises(InputError, match=r"mos: dnsmos needs onnxruntime.*pip install onnxruntime speechmos"):
         Dnsmos()
     monkeypatch.setitem(sys.modules, "onnxruntime", SimpleNamespace(SessionOptions=SimpleNamespace))  # type: ignore[arg-type]
     monkeypatch.setattr(dnsmos, "find_spec", lambda name: None)
-    with pytest.raises(InputError, match=r"the package speechmos, which has the network: pip install s3gen\[mos\]"):
+    with pytest.raises(
+        InputError, match=r"the package speechmos, which has the network: pip install onnxruntime speechmos"
+    ):
         Dnsmos()
 
 

@@ -182,7 +182,7 @@ def test_a_watermark_that_moves_samples_is_an_error(perth: ModuleType) -> None:
 def test_a_watermark_that_is_not_installed_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "perth", None)
     with pytest.raises(
-        InputError, match=r"wave.watermark: resemble-perth does not load .*pip install s3gen\[watermark\]"
+        InputError, match=r"wave.watermark: resemble-perth does not load .*pip install resemble-perth librosa"
     ):
         Mastering(WaveConfig(watermark=True))
 
