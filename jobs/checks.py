@@ -22,7 +22,7 @@ from jobs.snr import HIGHEST, LOWEST, wada_snr
 from s3gen.constants import SAMPLE_RATE, exact_div
 
 FRAMES_PER_SECOND = 50  # of 20 ms: the unit of silence
-EDGES_PER_SECOND = 200  # of 5 ms: where a click at either end is looked for
+EDGES_PER_SECOND = 200  # of 5 ms, or a sample less: where a click at either end is looked for
 SILENT_RMS = 1e-3  # -60 dBFS
 FLOOR_DB = -120.0  # dBFS, of digital silence; the rounding to 16 bits alone is at -101
 CLIPPED_AT = np.float32(0.99)  # the vocoder holds its samples within this
@@ -99,7 +99,7 @@ def measure(samples: npt.NDArray[np.float32], rate: int = SAMPLE_RATE) -> Measur
 
     Args:
         samples: (L,) float32, finite, of any length.
-        rate: Hz, a multiple of 200.
+        rate: Hz, a multiple of 50.
     """
     if not len(samples):
         return NOTHING
@@ -109,7 +109,7 @@ def measure(samples: npt.NDArray[np.float32], rate: int = SAMPLE_RATE) -> Measur
     energy = np.add.reduceat(np.square(wave), starts)
     silent = energy < SILENT_RMS**2 * np.diff(starts, append=len(wave))
     power = energy.sum(dtype=np.float64) / len(wave)
-    edge = exact_div(rate, EDGES_PER_SECOND)
+    edge = rate // EDGES_PER_SECOND
     rounded = np.array(
         [
             magnitude.max(),

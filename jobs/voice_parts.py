@@ -152,7 +152,8 @@ class VoiceMaker:
         """The part's rows in its order, but for voices that the table already has from the same bytes."""
         size = max(1, min(GROUP_VOICES, int(GROUP_SECONDS / self._max_seconds)))
         groups = [part.sources[start : start + size] for start in range(0, len(part.sources), size)]
-        with ThreadPoolExecutor(READERS) as readers:
+        # Each reader brings clips to one rate by torch, which would have as many threads of its own for each of them.
+        with ThreadPoolExecutor(READERS, "reader", torch.set_num_threads, (1,)) as readers:
 
             def submit(group: Sequence[Source]) -> list[Future[Row | _Clip | None]]:
                 return [readers.submit(self._read, source, part.known) for source in group]

@@ -20,7 +20,7 @@ from hypothesis.extra.numpy import arrays
 
 from jobs.audiofile import Samples
 from jobs.checks import CHECKS, CLIPPED_AT, RANGES, explain, inconsistency, measure, problems
-from jobs.config import ChecksConfig, JobConfig, config_from
+from jobs.config import STORED_RATES, ChecksConfig, JobConfig, config_from
 from jobs.errors import InputError
 from jobs.ledger import Ledger
 from jobs.opinion import OPINIONS
@@ -191,7 +191,7 @@ def test_a_wave_of_no_or_one_sample_has_no_measures() -> None:
     )
 
 
-@pytest.mark.parametrize("rate", [8_000, 16_000, 48_000])
+@pytest.mark.parametrize("rate", STORED_RATES)
 def test_a_wave_of_another_rate_is_measured_as_if_it_were_slower(rate: int) -> None:
     wave = np.zeros(2 * rate, np.float32)
     wave[rate : rate + rate // 50] = 0.5  # one frame of 100, that begins and ends with a click

@@ -265,6 +265,7 @@ def test_card_and_report_tell_of_another_wave_than_is_stored(mastered_job: Ledge
     assert "- audio: silence tokens added to each row: 2; trimmed where it begins or ends 6 dB below" in text
     page = render(read(mastered_job, None))
     assert "pitch up to 8 kHz" in page
+    assert "12 kHz" not in page
     assert "flac in parquet, 16 kHz, mono" in page
     assert page.count('src="data:audio/flac;base64,') > 2
     assert "its rate is" not in page
