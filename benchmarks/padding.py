@@ -16,7 +16,7 @@ def shares(model: S3GenModel, speak: Callable[[], object]) -> dict[str, float]:
     with _watched(model.flow, "encode") as encoded, _watched(model.mel2wav, "inference") as vocoded:
         speak()
     given = {
-        "encoder": [(*tokens.shape, lengths) for (tokens, lengths), _ in encoded],
+        "encoder": [(*tokens.shape, lengths) for (tokens, lengths, *_), _ in encoded],
         "vocoder": [(mel.shape[0], mel.shape[2], named["lengths"]) for (mel, *_), named in vocoded],
     }
     return {part: _share(calls) for part, calls in given.items()}

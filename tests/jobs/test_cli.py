@@ -48,7 +48,7 @@ def _refused(job: dict[str, Any], tmp_path: Path, *arguments: str) -> str:
         ("shard_rows", 0, "shard_rows: 0"),
         ("shard_rows", "many", "'many'"),
         ("workers", -1, "-1"),
-        ("format", "lhotse", "'lhotse' is not supported yet"),
+        ("format", "shar", "'shar' is refused: give parquet, webdataset or lhotse"),
         ("audio", "aac", "'aac'"),
         ("batch", {"max_frame": 1}, "batch.max_frames"),
         ("engine", {"dtype": "bf16"}, "did you mean bfloat16?"),
