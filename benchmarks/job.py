@@ -35,7 +35,7 @@ from jobs.crew import Crew
 from jobs.ledger import Ledger
 from jobs.manifest import Manifest
 from jobs.plan import Plan, make_plan
-from jobs.rows import check_rows
+from jobs.rows import job_rows
 from jobs.schedule import Schedule
 from jobs.session import connected, plan_share
 from jobs.storage import Folder
@@ -91,7 +91,7 @@ class Job:
         """Every shard's batches, as a worker makes them."""
         for shard in self.plan.shards():
             table = self.plan.manifest.read(shard.spans)
-            rows, _ = check_rows(table, job_seed=self.config.seed, max_tokens=self.config.max_tokens)
+            rows, _ = job_rows(table, self.config)
             voices = self.voices.get_many(row.voice_id for row in rows)
             items = [Item(row, voices[row.voice_id]) for row in rows]
             plans = plan_batches([item.frames for item in items], self.max_frames)

@@ -19,7 +19,7 @@ from jobs.ledger import Ledger
 from jobs.lhotse_shar import cut
 from jobs.plan import Shard
 from jobs.records import CommitRecord, StoredFile, ids_digest
-from jobs.rows import Failure, Row, check_rows
+from jobs.rows import Failure, Row, job_rows
 from jobs.stored_clips import Clip, shar_clips, stored_clips
 from jobs.urls import Options
 from s3gen.constants import TOKEN_RATE, exact_div
@@ -92,13 +92,7 @@ class AudioContents:
             return
         if ids_digest(table["id"]) != record.ids:
             yield Finding("ids", where, "the ids that were committed are not those of the manifest's rows")
-        rows, unusable = check_rows(
-            table,
-            job_seed=self._config.seed,
-            max_tokens=self._config.max_tokens,
-            splitting=self._config.splitting,
-            tail=self._config.tail,
-        )
+        rows, unusable = job_rows(table, self._config)
         yield from _match_rows(where, rows, unusable, failed, index, self._config)
 
 

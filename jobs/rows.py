@@ -13,6 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.config import JobConfig
 from jobs.manifest import Ints
 from s3gen.constants import START_TOKEN, STOP_TOKEN, TOKEN_RATE, VOCAB_SIZE
 from s3gen.splitting import Splitting
@@ -44,6 +45,18 @@ class Failure:
     voice_id: str | None
     error: str  # a code, see check_rows
     message: str
+
+
+def job_rows(table: pa.Table, config: JobConfig, reseeded: Ints | None = None) -> tuple[list[Row], list[Failure]]:
+    """`check_rows` as a job's configuration has it: for all who make, count or verify its rows, so that they agree."""
+    return check_rows(
+        table,
+        job_seed=config.seed,
+        max_tokens=config.max_tokens,
+        splitting=config.splitting,
+        reseeded=reseeded,
+        tail=config.tail,
+    )
 
 
 def check_rows(

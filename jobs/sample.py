@@ -13,7 +13,7 @@ from jobs.batch import Batch, Item
 from jobs.config import JobConfig
 from jobs.padding import Padding, grouped, vocoded
 from jobs.plan import Plan
-from jobs.rows import Failure, Row, check_rows
+from jobs.rows import Failure, Row, job_rows
 from jobs.voices import VoiceTable
 from jobs.writers import INPUT_COLUMNS
 from s3gen.constants import FRAMES_PER_TOKEN, TOKEN_RATE
@@ -97,13 +97,7 @@ class Sample:
 
     def _good(self, table: pa.Table) -> Iterator[Item]:
         """Rows that can be made, with their voices; takes note of the others."""
-        rows, failures = check_rows(
-            table,
-            job_seed=self._config.seed,
-            max_tokens=self._config.max_tokens,
-            splitting=self._config.splitting,
-            tail=self._config.tail,
-        )
+        rows, failures = job_rows(table, self._config)
         voices = self._table.get_many(row.voice_id for row in rows)
         self.voices |= voices.keys()
         seconds = self._config.engine.prompt_seconds

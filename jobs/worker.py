@@ -32,7 +32,7 @@ from jobs.pieces import Pieces
 from jobs.publication import Made, Publication
 from jobs.pulse import Pulse
 from jobs.records import ShardReport, ids_digest
-from jobs.rows import Failure, Row, check_rows
+from jobs.rows import Failure, Row, job_rows
 from jobs.spool import Spool
 from jobs.storage import Folder
 from jobs.tables import failures_table
@@ -191,14 +191,7 @@ class Worker:
         with self._reading:
             table = manifest.read(planned.spans, self._options)
             self.pulse.beat()
-            rows, failures = check_rows(
-                table,
-                job_seed=self._config.seed,
-                max_tokens=self._config.max_tokens,
-                splitting=self._config.splitting,
-                tail=self._config.tail,
-                reseeded=self._ledger.plan.reseeded_by(planned),
-            )
+            rows, failures = job_rows(table, self._config, self._ledger.plan.reseeded_by(planned))
             failures += [_guilty(row, order.guilty[row.position]) for row in rows if row.position in order.guilty]
             rows = [row for row in rows if first <= row.position < end and row.position not in order.guilty]
             voices = self._cut(self._voices.get_many(row.voice_id for row in rows))

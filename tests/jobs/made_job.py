@@ -22,7 +22,7 @@ from jobs.manifest import Manifest
 from jobs.opinion import OPINIONS
 from jobs.plan import Plan, make_plan
 from jobs.records import Attempt, CommitRecord, StoredFile, counts, ids_digest
-from jobs.rows import Failure, Row, check_rows
+from jobs.rows import Failure, Row, job_rows
 from jobs.speaking import letter_rates
 from jobs.storage import Folder
 from jobs.tables import INDEX_SCHEMA, failures_table
@@ -76,13 +76,7 @@ def prepare(
     config = ledger.job["config"]
     planned, manifest = ledger.plan.shard(shard), ledger.plan.manifest
     table = manifest.read(planned.spans)
-    rows, failures = check_rows(
-        table,
-        job_seed=config["seed"],
-        max_tokens=config["max_tokens"],
-        splitting=config_from(config).splitting,
-        reseeded=ledger.plan.reseeded_by(planned),
-    )
+    rows, failures = job_rows(table, config_from(config), ledger.plan.reseeded_by(planned))
     failures += [Failure(row.position, row.id, row.voice_id, code, "made up") for row in rows if (code := trouble(row))]
     rows = [row for row in rows if not trouble(row)]
     attempt = ledger.attempt(shard)
