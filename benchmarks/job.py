@@ -28,23 +28,23 @@ import soundfile
 import torch
 
 from benchmarks import choices, machine, report
-from jobs.actor import Recipe
-from jobs.batch import Item
-from jobs.config import JobConfig, config_from
-from jobs.crew import Crew
-from jobs.ledger import Ledger
-from jobs.manifest import Manifest
+from jobs.config.config import JobConfig, config_from
+from jobs.crew.actor import Recipe
+from jobs.crew.crew import Crew
+from jobs.crew.schedule import Schedule
+from jobs.crew.session import connected, plan_share
+from jobs.engine.batch import Item
+from jobs.engine.transfer import Fetch
+from jobs.ledger.ledger import Ledger
+from jobs.manifest.manifest import Manifest
+from jobs.manifest.rows import job_rows
 from jobs.plan import Plan, make_plan
-from jobs.rows import job_rows
-from jobs.schedule import Schedule
-from jobs.session import connected, plan_share
-from jobs.storage import Folder
-from jobs.transfer import Fetch
-from jobs.voice_build import VoiceBuild
-from jobs.voice_parts import VoiceMaker
-from jobs.voice_sources import Source
-from jobs.voices import VoiceTable
-from jobs.worker import Worker, fingerprints
+from jobs.storage.folders import Folder
+from jobs.voices.build import VoiceBuild
+from jobs.voices.parts import VoiceMaker
+from jobs.voices.sources import Source
+from jobs.voices.table import VoiceTable
+from jobs.worker.worker import Worker, fingerprints
 from s3gen import S3GenModel
 from s3gen.constants import SAMPLE_RATE, TOKEN_RATE
 from s3gen.ragged import padding_share, plan_batches
@@ -244,7 +244,7 @@ def _in_process(job: Job, model: S3GenModel, options: argparse.Namespace) -> Cos
 def _through_ray(job: Job, options: argparse.Namespace) -> Cost:
     ledger = job.ledger()
     arguments = {"output": ledger.folder.url, "options": {}, "max_frames": job.max_frames, "threads": options.threads}
-    recipe = Recipe(make="jobs.worker:Worker.open", arguments=arguments)
+    recipe = Recipe(make="jobs.worker.worker:Worker.open", arguments=arguments)
     rows: list[int] = []
     with connected(None):
         share = plan_share(1, 1.0 if options.device == "cuda" else 0.0, own=True)

@@ -33,16 +33,16 @@ import torch
 
 from benchmarks import machine
 from benchmarks.simulation import EPOCH, ROW_SAMPLES, Cluster, Latency, MemoryStore, Simulation, useful_share
-from jobs.commits import LIST_THREADS
 from jobs.duplicates import Grouped, partitions
 from jobs.finish import Compare, Describe, Finisher, Gather, Gathered, Join, Part, Task, finalise
-from jobs.ledger import Ledger
-from jobs.manifest import Manifest
+from jobs.ledger.commits import LIST_THREADS
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import CommitRecord, StoredFile, ids_digest
+from jobs.ledger.tables import INDEX_SCHEMA
+from jobs.ledger.tally import Tally
+from jobs.manifest.manifest import Manifest
 from jobs.plan import RANGE_SHARDS, Plan, ShardSet, make_plan
-from jobs.records import CommitRecord, StoredFile, ids_digest
-from jobs.storage import Folder
-from jobs.tables import INDEX_SCHEMA
-from jobs.tally import Tally
+from jobs.storage.folders import Folder
 
 GROUP_ROWS, FILE_GROUPS = 10_000, 100  # of the manifest's files
 TOKENS = (150, 170)  # of a row: the mean of a row group is one of them

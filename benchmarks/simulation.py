@@ -1,8 +1,8 @@
 """A job of a thousand workers without any: discrete events on a virtual clock, around the real queue and ledger.
 
-What is real: the plan, `jobs.schedule.Schedule`, and `jobs.ledger.Ledger` over a store in memory. What is made up: the
-store's latency, and workers, which take a random time for a shard, commit it, and die now and then. The same seed gives
-the same job. Seconds are virtual, unless they are called CPU seconds.
+What is real: the plan, `jobs.crew.schedule.Schedule`, and `jobs.ledger.ledger.Ledger` over a store in memory. What is
+made up: the store's latency, and workers, which take a random time for a shard, commit it, and die now and then. The
+same seed gives the same job. Seconds are virtual, unless they are called CPU seconds.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
-from jobs.isolation import Death
-from jobs.ledger import Ledger
+from jobs.crew.isolation import Death
+from jobs.crew.schedule import Schedule
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import CommitRecord, StoredFile
 from jobs.plan import ShardSet
 from jobs.progress import Meter
-from jobs.records import CommitRecord, StoredFile
-from jobs.schedule import Schedule
 from s3gen.constants import SAMPLE_RATE
 
 PAGE_NAMES = 1_000  # that a store lists in one answer
@@ -48,7 +48,7 @@ class Latency:
 
 
 class MemoryStore:
-    """Objects in memory, compressed; a raw store for `jobs.storage.Folder.of`.
+    """Objects in memory, compressed; a raw store for `jobs.storage.folders.Folder.of`.
 
     Attributes:
         waited: seconds that all requests so far would have taken, one after the other.
@@ -344,7 +344,7 @@ class Simulation:
         self._hand_out(list(self._workers))
 
     def _hand_out(self, numbers: list[int]) -> None:
-        """As `jobs.crew.Crew` does: a task for each, then a second one, while each other worker could get one too."""
+        """As the real crew does: a task for each, then a second one, while each other worker could get one too."""
         cpu = time.thread_time()
         for held in range(self._cluster.in_hand):
             for number in numbers:

@@ -15,20 +15,20 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from jobs.audiofile import ENCODINGS
-from jobs.checks import CHECKS
-from jobs.config import JobConfig, config_from
-from jobs.formats import FORMATS
-from jobs.ledger import Ledger
-from jobs.report_failures import table_batches
-from jobs.report_numbers import Numbers, Voices
-from jobs.report_quality import COLUMNS as QUALITY_COLUMNS
-from jobs.report_quality import Qualities
-from jobs.report_rows import index_frames
-from jobs.report_words import count, length, percent, plain, some
-from jobs.storage import Folder
-from jobs.tally import Summary
-from jobs.urls import is_url
+from jobs.audio.audiofile import ENCODINGS
+from jobs.config.config import JobConfig, config_from
+from jobs.formats.formats import FORMATS
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.tally import Summary
+from jobs.measures.checks import CHECKS
+from jobs.report.failures import table_batches
+from jobs.report.numbers import Numbers, Voices
+from jobs.report.quality import COLUMNS as QUALITY_COLUMNS
+from jobs.report.quality import Qualities
+from jobs.report.rows import index_frames
+from jobs.report.words import count, length, percent, plain, some
+from jobs.storage.folders import Folder
+from jobs.storage.urls import is_url
 from s3gen.card_mark import CARD, is_unedited, marked
 from s3gen.constants import SAMPLE_RATE
 

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from jobs.manifest import ManifestFile
+from jobs.manifest.manifest import ManifestFile
 from jobs.plan import Plan
 
 # Of the job's configuration: what may be another on a resume, since no sample depends on it (``batch`` moves samples

@@ -33,7 +33,7 @@ from jobs.stop import heeded
 from jobs.streams import lasting_streams, unprinted
 
 if TYPE_CHECKING:
-    from jobs.urls import Options
+    from jobs.storage.urls import Options
 
 FINISHED, UNFINISHED, BAD_INPUT, REPORTED = 0, 1, 2, 3
 SHOWN_ITEMS = 20  # of a long list
@@ -131,7 +131,7 @@ def _logging(console: Console) -> Iterator[None]:
 
 def options_of(path: str | None) -> Options:
     """The storage options of a file, or none."""
-    from jobs.config import load_storage_options
+    from jobs.config.config import load_storage_options
 
     return {} if path is None else load_storage_options(path)
 
@@ -157,7 +157,7 @@ def _output(ctx: click.Context, param: click.Parameter, value: str) -> str:
 def _settings(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem[str]]:
     from jobs.changes import MAY_CHANGE
     from jobs.completion import settings
-    from jobs.refusals import SECRET_KEYS
+    from jobs.config.refusals import SECRET_KEYS
 
     return settings(incomplete, (*MAY_CHANGE, *SECRET_KEYS) if ctx.info_name == "resume" else None)
 

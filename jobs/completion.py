@@ -21,7 +21,7 @@ def settings(incomplete: str, keys: tuple[str, ...] | None = None) -> list[Compl
     Args:
         keys: only these, with all below them; None for every key of a job.
     """
-    from jobs.config import JobConfig
+    from jobs.config.config import JobConfig
 
     kinds = {name: kind for name, kind in _leaves(JobConfig) if keys is None or name.split(".")[0] in keys}
     key, equals, value = incomplete.partition("=")

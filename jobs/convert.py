@@ -16,12 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from jobs.card import may_write
-from jobs.credentials import secret_texts
+from jobs.engine.models import open_model
 from jobs.errors import InputError, JobError
-from jobs.faults import translated
-from jobs.models import open_model
-from jobs.storage import Folder
-from jobs.urls import Options, is_url
+from jobs.storage.credentials import secret_texts
+from jobs.storage.faults import translated
+from jobs.storage.folders import Folder
+from jobs.storage.urls import Options, is_url
 from s3gen import S3GenModel, checkpoint
 from s3gen.card_mark import CARD
 from s3gen.saving import placing_order, refuse_another

@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from jobs.manifest import Ints
-from jobs.storage import Folder
+from jobs.manifest.manifest import Ints
+from jobs.storage.folders import Folder
 
 DIGEST_BYTES = 16
 PARTITION_ROWS = 4_000_000  # some 100 MB of entries, and as much again three times while they are sorted

@@ -38,17 +38,17 @@ import pyarrow as pa
 
 from jobs import duplicates
 from jobs.card import write_card
+from jobs.crew.pulse import Pulse
 from jobs.duplicates import ENTRY, PLACE, Grouped, Slice
 from jobs.errors import StorageError, StorageUnknown
-from jobs.layout import DUPLICATES, FAILURES, FINISH, INDEX, finish_prefix
-from jobs.ledger import Ledger
-from jobs.parts import READ_GROUP_ROWS, ROW_GROUP_ROWS, Part, read_parts, read_shards, write_table
-from jobs.pulse import Pulse
-from jobs.records import CommitRecord
-from jobs.storage import Folder
-from jobs.tables import remaining
-from jobs.tally import Summary, Tally
-from jobs.urls import Options
+from jobs.ledger.layout import DUPLICATES, FAILURES, FINISH, INDEX, finish_prefix
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.parts import READ_GROUP_ROWS, ROW_GROUP_ROWS, Part, read_parts, read_shards, write_table
+from jobs.ledger.records import CommitRecord
+from jobs.ledger.tables import remaining
+from jobs.ledger.tally import Summary, Tally
+from jobs.storage.folders import Folder
+from jobs.storage.urls import Options
 from s3gen.card_mark import CARD
 
 SINGLE_FILE_ROWS = 10_000_000  # of an index that is one file

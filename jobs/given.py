@@ -18,10 +18,10 @@ from jobs.command import (
     set_option,
     storage_option,
 )
-from jobs.refusals import SECRET_KEYS
+from jobs.config.refusals import SECRET_KEYS
 
 if TYPE_CHECKING:
-    from jobs.config import JobConfig
+    from jobs.config.config import JobConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,7 +46,7 @@ class Given:
         Raises:
             InputError: with a message for the user.
         """
-        from jobs.config import load_config
+        from jobs.config.config import load_config
 
         overrides = overrides_of(self.changes, self.manifest)
         return load_config(self.config, overrides, storage_options=options_of(self.storage_options))

@@ -14,8 +14,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from jobs.crew.sight import STATES, Sight
 from jobs.progress import Meter, clock_time, listed, say
-from jobs.sight import STATES, Sight
 
 LINE_SECONDS = 5.0  # between two lines where there is no terminal
 DRAW_SECONDS = 0.5  # between two drawings on a terminal

@@ -17,29 +17,29 @@ from typing import Any, Literal, Protocol
 import torch
 from rich.console import Console
 
-from jobs.actor import Recipe
-from jobs.config import RunConfig
-from jobs.crew import Crew
+from jobs.config.config import RunConfig
+from jobs.crew.actor import Recipe
+from jobs.crew.crew import Crew
+from jobs.crew.isolation import Case
+from jobs.crew.placement import Share
+from jobs.crew.schedule import Schedule
+from jobs.crew.session import connected, nodes, plan_share
+from jobs.crew.sight import Sight
+from jobs.engine.models import device_of
 from jobs.errors import InputError, Unfinished
 from jobs.finish import Task, Work, finalise
-from jobs.isolation import Case
-from jobs.lease import Lease
-from jobs.ledger import Ledger, exists
+from jobs.ledger.lease import Lease
+from jobs.ledger.ledger import Ledger, exists
+from jobs.ledger.records import ShardReport
+from jobs.ledger.tally import Summary
 from jobs.live import showing
 from jobs.metrics import Metrics, endpoints
-from jobs.models import device_of
-from jobs.patience import PATIENT
-from jobs.placement import Share
 from jobs.plan import Plan, ShardSet
 from jobs.progress import Meter
-from jobs.records import ShardReport
 from jobs.retry import begin_retry
-from jobs.schedule import Schedule
-from jobs.session import connected, nodes, plan_share
-from jobs.sight import Sight
 from jobs.stop import Stop
-from jobs.storage import Folder
-from jobs.tally import Summary
+from jobs.storage.folders import Folder
+from jobs.storage.patience import PATIENT
 from s3gen.constants import SAMPLE_RATE
 
 log = logging.getLogger(__name__)

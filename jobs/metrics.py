@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 import ray
 from ray.util import metrics
 
+from jobs.crew.sight import STATES, Sight
+from jobs.ledger.records import ShardReport
 from jobs.progress import Meter
-from jobs.records import ShardReport
-from jobs.sight import STATES, Sight
 from s3gen.constants import SAMPLE_RATE
 
 # Counters by name: what they count, and the label that tells its kinds apart. Ray puts ray_ before each name.

@@ -27,8 +27,8 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from jobs.errors import InputError
-from jobs.manifest import Ints, Manifest, ManifestFile, RowGroups, Span
-from jobs.parquet import read_parquet
+from jobs.manifest.manifest import Ints, Manifest, ManifestFile, RowGroups, Span
+from jobs.parquet.reader import read_parquet
 
 PLAN_KEY = b"s3gen.plan"
 PLAN_VERSION = 1

@@ -17,7 +17,7 @@ from rich.text import Text
 from s3gen.constants import SAMPLE_RATE
 
 if TYPE_CHECKING:
-    from jobs.records import ShardReport
+    from jobs.ledger.records import ShardReport
 
 RECENT_SECONDS = 600.0  # of which speed and the time left are told
 MARK_SECONDS, LEAST_MARKS = 10.0, 30  # between two marks of that time; as many, where shards take long

@@ -20,18 +20,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.crew.isolation import MAX_GUILTY
 from jobs.errors import StorageError
-from jobs.isolation import MAX_GUILTY
-from jobs.layout import FAILURES, round_rows_name
-from jobs.ledger import Ledger
-from jobs.manifest import Ints, RowGroups, described
-from jobs.manifest_columns import FAILURE_COLUMNS
-from jobs.parts import BATCH_ROWS, READ_GROUP_ROWS, write_table
+from jobs.formats.writers import pick
+from jobs.ledger.layout import FAILURES, round_rows_name
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.parts import BATCH_ROWS, READ_GROUP_ROWS, write_table
+from jobs.ledger.tally import Summary
+from jobs.manifest.columns import FAILURE_COLUMNS
+from jobs.manifest.manifest import Ints, RowGroups, described
 from jobs.plan import Plan, cuts
-from jobs.storage import Folder
-from jobs.tally import Summary
-from jobs.urls import Options
-from jobs.writers import pick
+from jobs.storage.folders import Folder
+from jobs.storage.urls import Options
 
 RESEEDED = frozenset({"bad_audio", "not_finite"})  # the same noise would make the same audio
 ALONE = frozenset({"worker_crashed", "worker_hung"})  # a shard with more of these than it looks for is given up

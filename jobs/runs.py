@@ -11,28 +11,28 @@ from typing import Any, Literal
 
 from rich.console import Console
 
-from jobs import tokenize_runs
-from jobs.actor import Recipe
-from jobs.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, LEAST_FRAMES, Calibration
-from jobs.config import JobConfig, config_from
-from jobs.crew import Crew
-from jobs.dnsmos import Dnsmos
+from jobs.audio.watermark import Watermark
+from jobs.config.config import JobConfig, config_from
+from jobs.crew.actor import Recipe
+from jobs.crew.crew import Crew
+from jobs.crew.isolation import Case
+from jobs.crew.placement import Share
+from jobs.crew.schedule import Schedule
+from jobs.engine.models import check_solver, open_model
 from jobs.errors import InputError, JobError
-from jobs.isolation import Case
-from jobs.ledger import Ledger, exists
+from jobs.estimate.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, LEAST_FRAMES, Calibration
+from jobs.ledger.ledger import Ledger, exists
 from jobs.making import Outcome, run, versions
-from jobs.manifest import Manifest
-from jobs.models import check_solver, open_model
-from jobs.placement import Share
+from jobs.manifest.manifest import Manifest
+from jobs.measures.dnsmos import Dnsmos
 from jobs.plan import Plan, make_plan
 from jobs.retry import mendable
-from jobs.schedule import Schedule
-from jobs.storage import Folder
+from jobs.storage.folders import Folder
+from jobs.storage.urls import Options
+from jobs.tokenize import runs as tokenize_runs
 from jobs.trial import trial_output
-from jobs.urls import Options
-from jobs.voices import VoiceTable
-from jobs.watermark import Watermark
-from jobs.worker import Order, fingerprints
+from jobs.voices.table import VoiceTable
+from jobs.worker.worker import Order, fingerprints
 
 log = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ class Synthesis:
     def recipe(self, ledger: Ledger) -> Recipe:
         """See `Trade.recipe`."""
         return Recipe(
-            make="jobs.worker:Worker.open",
+            make="jobs.worker.worker:Worker.open",
             arguments={
                 "output": ledger.folder.url,
                 "options": self.config.storage_options,
@@ -172,7 +172,7 @@ def _frame_budget(config: JobConfig, share: Share) -> int:
         return CPU_FRAMES
     # Where a worker would be: this process may have no GPU.
     recipe = Recipe(
-        make="jobs.budget:open_calibrator",
+        make="jobs.estimate.budget:open_calibrator",
         arguments={
             "config": config.frozen(),
             "options": config.storage_options,

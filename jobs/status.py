@@ -10,14 +10,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from jobs.lease import Timing, is_live, read_lease
-from jobs.ledger import Ledger, exists
+from jobs.ledger.lease import Timing, is_live, read_lease
+from jobs.ledger.ledger import Ledger, exists
+from jobs.ledger.records import CommitRecord
+from jobs.ledger.rounds import read_rounds
+from jobs.ledger.tally import Summary, Tally
 from jobs.plan import ShardSet
-from jobs.records import CommitRecord
-from jobs.rounds import read_rounds
-from jobs.storage import Folder
-from jobs.tally import Summary, Tally
-from jobs.urls import Options
+from jobs.storage.folders import Folder
+from jobs.storage.urls import Options
 from s3gen.constants import SAMPLE_RATE
 
 EXACT_RECORDS = 4_096  # as many are read; of more shards, so many spread evenly over them

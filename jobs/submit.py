@@ -23,7 +23,7 @@ import yaml
 from ray.exceptions import RayError
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from jobs.config import JobConfig
+from jobs.config.config import JobConfig
 from jobs.errors import InputError, JobError, Unfinished
 from jobs.head import connect
 

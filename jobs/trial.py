@@ -6,11 +6,11 @@ from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
 
-from jobs.config import JobConfig
-from jobs.ledger import Ledger
-from jobs.records import CommitRecord
-from jobs.storage import Folder
-from jobs.tally import Tally
+from jobs.config.config import JobConfig
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import CommitRecord
+from jobs.ledger.tally import Tally
+from jobs.storage.folders import Folder
 
 MOST_RECORDS = 1_000
 LONG_ENOUGH = 60.0  # seconds of work

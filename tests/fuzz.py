@@ -27,15 +27,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from jobs import manifest as manifest_module
-from jobs import pages as pages_module
 from jobs.errors import InputError
-from jobs.formats import FORMATS
-from jobs.manifest import Manifest
+from jobs.formats.formats import FORMATS
+from jobs.formats.writers import Sound, stored_columns
+from jobs.ledger.tables import failures_table
+from jobs.manifest import manifest as manifest_module
+from jobs.manifest.manifest import Manifest
+from jobs.manifest.rows import check_rows
+from jobs.parquet import pages as pages_module
 from jobs.plan import make_plan
-from jobs.rows import check_rows
-from jobs.tables import failures_table
-from jobs.writers import Sound, stored_columns
 from tests.jobs.forged_parquet import (
     BINARY,
     I32,

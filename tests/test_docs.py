@@ -20,9 +20,10 @@ from typing import Any
 
 import pytest
 
-from jobs import tables, voices
-from jobs.manifest_columns import FAILURE_COLUMNS, FORBIDDEN
-from jobs.records import CommitRecord
+from jobs.ledger import tables
+from jobs.ledger.records import CommitRecord
+from jobs.manifest.columns import FAILURE_COLUMNS, FORBIDDEN
+from jobs.voices import table as voices
 from s3gen import S3GenModel
 from tests.jobs.command import cli
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
@@ -140,7 +141,7 @@ CODE = re.compile(r"""(?:_Problem|Trouble|Rejected)\(\s*"(\w+)"|VoiceFailure\(sh
 def test_file_has_a_column_or_a_code_that_the_documentation_lacks() -> None:
     # null_ and bad_ are completed by the column's name.
     codes = {"null_id", "null_voice_id", "null_tokens", "bad_id", "bad_voice_id"}
-    for path in (ROOT / "jobs").glob("*.py"):
+    for path in ROOT.glob("jobs/**/*.py"):
         codes |= {first or second for first, second in CODE.findall(path.read_text(encoding="utf-8"))}
     assert {"silent", "not_finite", "duplicate_voice_id", "synthesis_error"} <= codes
     columns = {*voices.SCHEMA.names, *tables.INDEX_SCHEMA.names, *tables.DUPLICATES_COLUMNS}

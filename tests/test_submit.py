@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from jobs.command import PLAN_COMMAND
-from jobs.config import JobConfig, load_config
+from jobs.config.config import JobConfig, load_config
 from jobs.head import connect
 from jobs.submit import SubmitOrder, Submitted, submit
 from s3gen import S3GenModel

@@ -56,7 +56,7 @@ def convert(
       2  no such source, a format that cannot say it, or a DEST with a checkpoint: nothing was written
     """
     from jobs.convert import convert as run
-    from jobs.report_words import size
+    from jobs.report.words import size
 
     made = run(source, dest, file=model_file, form=form, options=options_of(storage_options), overwrite=overwrite)
     click.echo(f"read: {made.origin}")

@@ -14,8 +14,8 @@ from jobs.given import Given, job_options
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
-    from jobs.config import JobConfig
-    from jobs.estimate import Bill, Estimate
+    from jobs.config.config import JobConfig
+    from jobs.estimate.estimate import Bill, Estimate
 
 
 class _Finite(click.FloatRange):
@@ -63,7 +63,7 @@ def plan(
       2  bad input or configuration
     """
     _check_options(speed, price, calibrate=calibrate)
-    from jobs.estimate import bill, estimate
+    from jobs.estimate.estimate import bill, estimate
 
     job = given.load()
     found = estimate(job, given.limit, calibrate=calibrate)

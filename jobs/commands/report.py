@@ -32,8 +32,8 @@ def report(context: Context, output: str, out: str | None, storage_options: str 
       1  something that was committed is gone or damaged (s3gen verify tells what)
       2  no such job
     """
-    from jobs.report import write_report
-    from jobs.report_words import size
+    from jobs.report.report import write_report
+    from jobs.report.words import size
 
     written = write_report(output, options_of(storage_options), out=out)
     click.echo(f"{written.url}  ({size(written.bytes)})")

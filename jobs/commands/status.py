@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from jobs.status import Observer, Status
-    from jobs.urls import Options
+    from jobs.storage.urls import Options
 
 AWAIT_SECONDS, LOOK_SECONDS = 600, 5  # for a job to be begun, and between two looks
 WATCH_SECONDS, LEAST_SECONDS, MOST_SECONDS = 5.0, 0.5, 86_400.0

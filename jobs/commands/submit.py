@@ -12,7 +12,7 @@ from jobs.command import FINISHED, PLAN_COMMAND, Context, command, folders, over
 from jobs.given import Given, job_options
 
 if TYPE_CHECKING:
-    from jobs.config import JobConfig
+    from jobs.config.config import JobConfig
     from jobs.submit import Submitted
 
 
@@ -71,7 +71,7 @@ def submit(context: Context, given: Given, address: str, working_dir: str | None
 
 
 def _checked(given: Given) -> JobConfig:
-    from jobs.config import load_config
+    from jobs.config.config import load_config
     from jobs.submit import local_paths
 
     # A file of the cluster's goes before whatever the configuration names.

@@ -13,7 +13,7 @@ from jobs.given import Given, job_options
 from jobs.progress import clock_time, listed
 
 if TYPE_CHECKING:
-    from jobs.config import JobConfig
+    from jobs.config.config import JobConfig
     from jobs.making import Outcome
 
 
@@ -57,7 +57,7 @@ def synth(context: Context, given: Given) -> int:
 
 
 def _print_trial(job: JobConfig, outcome: Outcome, given: Given) -> None:
-    from jobs.estimate import uses_gpus
+    from jobs.estimate.estimate import uses_gpus
     from jobs.trial import trial_of
 
     found = trial_of(job, outcome.output)

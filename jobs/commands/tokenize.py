@@ -71,9 +71,9 @@ def tokenize(context: Context, source: str, workers: str, storage_options: str |
       2  bad input or a refused change: nothing was started or written
       3  finished, with rows in URL.job/failures.parquet or doubled ids
     """
-    from jobs.config import checked
-    from jobs.tokenize_config import TokenizeConfig
-    from jobs.tokenize_runs import tokenize as run
+    from jobs.config.config import checked
+    from jobs.tokenize.config import TokenizeConfig
+    from jobs.tokenize.runs import tokenize as run
 
     values = {"input": source, "workers": int(workers) if workers.isdecimal() else workers, **settings}
     config = checked(TokenizeConfig, values, storage_options=options_of(storage_options))

@@ -9,7 +9,7 @@ import click
 from jobs.command import SHOWN_ITEMS, Context, command, options_of, output_argument, storage_option
 
 if TYPE_CHECKING:
-    from jobs.findings import Verification
+    from jobs.verify.findings import Verification
 
 
 @click.command()
@@ -34,7 +34,7 @@ def verify(context: Context, output: str, storage_options: str | None) -> int:
       1  damage, which is listed
       2  there is no job
     """
-    from jobs.verify import verify as read
+    from jobs.verify.verify import verify as read
 
     found = read(output, options_of(storage_options))
     _print_verification(found)

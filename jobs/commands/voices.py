@@ -20,11 +20,11 @@ from jobs.command import (
     source_argument,
     storage_option,
 )
-from jobs.plain_yaml import legible
+from jobs.config.plain_yaml import legible
 from jobs.progress import clock_time
 
 if TYPE_CHECKING:
-    from jobs.voice_build import BuildReport
+    from jobs.voices.build import BuildReport
 
 
 @click.command()
@@ -61,7 +61,7 @@ def voices(context: Context, source: str, storage_options: str | None, **order: 
       2  bad input: no such clips or model, or another model's table
       3  finished, with clips that did not become voices
     """
-    from jobs.voice_runs import VoicesOrder, make_voices
+    from jobs.voices.runs import VoicesOrder, make_voices
 
     report = make_voices(VoicesOrder(source=source, options=options_of(storage_options), **order), context.console)
     _print_voices(report)

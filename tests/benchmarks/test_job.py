@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import job
-from jobs.worker import Worker
+from jobs.worker.worker import Worker
 
 ARGUMENTS = ["--device", "cpu", "--model", "random:tiny", "--threads", "1", "--tokens", "9", "5", "4", "3", "8"]
 SMALL = ["--shard-rows", "2", "--prompt-seconds", "0.6", "0.8", "--voices", "2", "--rounds", "2"]

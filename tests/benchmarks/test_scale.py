@@ -13,10 +13,10 @@ import pytest
 
 from benchmarks import plot, scale
 from benchmarks.simulation import Cluster, MemoryStore, Simulation, useful_share
-from jobs.ledger import Ledger
-from jobs.manifest import Manifest
+from jobs.ledger.ledger import Ledger
+from jobs.manifest.manifest import Manifest
 from jobs.plan import ShardSet, make_plan
-from jobs.storage import Folder
+from jobs.storage.folders import Folder
 
 
 def started(folder: Path, shards: int) -> Ledger:

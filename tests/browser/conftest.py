@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from jobs.finish import finalise
-from jobs.report import write_report
+from jobs.report.report import write_report
 from tests.jobs import shown_job
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")

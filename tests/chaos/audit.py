@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from jobs.storage import Folder
-from jobs.verify import verify
+from jobs.storage.folders import Folder
+from jobs.verify.verify import verify
 
 SHOWN = 5  # of many
 

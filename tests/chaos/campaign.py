@@ -10,8 +10,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from jobs.layout import FINISHED
-from jobs.storage import Folder
+from jobs.ledger.layout import FINISHED
+from jobs.storage.folders import Folder
 from tests.chaos.audit import Finding, Output, audit, verified
 from tests.chaos.driver import Driver
 from tests.chaos.faults import KILLS, Kind, Run, plan

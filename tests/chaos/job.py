@@ -12,9 +12,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
-from jobs.lease import read_lease
-from jobs.ledger import exists
-from jobs.storage import Folder
+from jobs.ledger.lease import read_lease
+from jobs.ledger.ledger import exists
+from jobs.storage.folders import Folder
 from tests.chaos.audit import Finding, made_again, tried_again
 from tests.chaos.driver import Driver
 from tests.chaos.faults import Fault, Kind, Run

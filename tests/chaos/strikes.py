@@ -9,8 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from jobs.errors import JobError
-from jobs.lease import read_lease
-from jobs.storage import Folder
+from jobs.ledger.lease import read_lease
+from jobs.storage.folders import Folder
 from tests.chaos.audit import Finding
 from tests.chaos.driver import Driver
 from tests.chaos.faults import Fault, Kind

@@ -13,7 +13,7 @@ import pytest
 import soundfile
 
 from jobs.finish import finalise
-from jobs.storage import Folder
+from jobs.storage.folders import Folder
 from tests.chaos.audit import Output, audit, made_again, tried_again, verified
 from tests.chaos.watch import committed, tries_in
 from tests.jobs import made_job

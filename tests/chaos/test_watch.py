@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from jobs.storage import Folder
+from jobs.storage.folders import Folder
 from tests.chaos.watch import Watch, committed, tries_in
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from jobs.errors import JobError
-from jobs.storage import Folder
+from jobs.storage.folders import Folder
 
 COMMITS = "ledger/commits/"
 RECORD = re.compile(r"^ledger/commits/[0-9a-f]+/(\d+)(?:\.([0-9a-f]+))?\.json$")

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from jobs.budget import Calibrator
-from jobs.config import config_from
-from jobs.models import solver_of
+from jobs.config.config import config_from
+from jobs.engine.models import solver_of
+from jobs.estimate.budget import Calibrator
 from s3gen import S3GenModel, Voice
 from s3gen.constants import FRAMES_PER_TOKEN
 

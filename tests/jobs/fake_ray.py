@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import ray.exceptions
 
-from jobs import crew, member, session
-from jobs.isolation import Death
+from jobs.crew import crew, member, session
+from jobs.crew.isolation import Death
 
 NEVER = object()  # the answer of one that hangs
 START = 1_000.0  # of the clock

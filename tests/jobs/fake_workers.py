@@ -11,8 +11,8 @@ from typing import Any
 
 import ray
 
-from jobs.pulse import Pulse
-from jobs.schedule import BrokenWorker
+from jobs.crew.pulse import Pulse
+from jobs.crew.schedule import BrokenWorker
 
 
 class Doubler:

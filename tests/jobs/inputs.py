@@ -12,10 +12,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import soundfile
 
-from jobs.storage import Folder
-from jobs.voice_build import VoiceBuild
-from jobs.voice_parts import VoiceMaker
-from jobs.voice_sources import Source
+from jobs.storage.folders import Folder
+from jobs.voices.build import VoiceBuild
+from jobs.voices.parts import VoiceMaker
+from jobs.voices.sources import Source
 from s3gen import S3GenModel
 from tests.conftest import speech_like
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from jobs.storage import Folder
+from jobs.storage.folders import Folder
 
 
 class Killed(BaseException):

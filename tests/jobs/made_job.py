@@ -13,21 +13,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.audiofile import Samples, encode
-from jobs.checks import RANGES, measure
-from jobs.config import config_from
-from jobs.formats import FORMATS
-from jobs.ledger import Ledger
-from jobs.manifest import Manifest
-from jobs.opinion import OPINIONS
+from jobs.audio.audiofile import Samples, encode
+from jobs.config.config import config_from
+from jobs.formats.formats import FORMATS
+from jobs.formats.writers import Sound, stored_columns
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Attempt, CommitRecord, StoredFile, counts, ids_digest
+from jobs.ledger.tables import INDEX_SCHEMA, failures_table
+from jobs.manifest.manifest import Manifest
+from jobs.manifest.rows import Failure, Row, job_rows
+from jobs.measures.checks import RANGES, measure
+from jobs.measures.opinion import OPINIONS
+from jobs.measures.speaking import letter_rates
 from jobs.plan import Plan, make_plan
-from jobs.records import Attempt, CommitRecord, StoredFile, counts, ids_digest
-from jobs.rows import Failure, Row, job_rows
-from jobs.speaking import letter_rates
-from jobs.storage import Folder
-from jobs.tables import INDEX_SCHEMA, failures_table
-from jobs.urls import absolute_url
-from jobs.writers import Sound, stored_columns
+from jobs.storage.folders import Folder
+from jobs.storage.urls import absolute_url
 from s3gen.constants import SAMPLE_RATE, SAMPLES_PER_TOKEN
 
 SHARD_ROWS = 4

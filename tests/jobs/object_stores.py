@@ -21,8 +21,8 @@ from typing import Any
 
 import pytest
 
-from jobs.s3 import S3Store
-from jobs.stores import LocalStore, RemoteStore
+from jobs.storage.s3 import S3Store
+from jobs.storage.stores import LocalStore, RemoteStore
 
 KEY, SECRET = "testkey-of-the-environment", "testsecret-of-the-environment"
 START_SECONDS = 30.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from jobs.worker import Worker
+from jobs.worker.worker import Worker
 from s3gen import S3GenModel
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.records import ShardReport
+from jobs.ledger.records import ShardReport
 
 
 class Clock:

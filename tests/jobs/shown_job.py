@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.ledger import Ledger
-from jobs.records import CommitRecord, StoredFile
-from jobs.rows import Row
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import CommitRecord, StoredFile
+from jobs.manifest.rows import Row
 from s3gen.constants import SAMPLES_PER_TOKEN
 from tests.conftest import speech_like
 from tests.jobs import made_job

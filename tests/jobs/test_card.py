@@ -14,9 +14,9 @@ import yaml
 from jobs.card import card, write_card
 from jobs.errors import InputError, StorageUnknown
 from jobs.finish import finalise
-from jobs.ledger import Ledger
-from jobs.report_numbers import Numbers
-from jobs.tally import Summary
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.tally import Summary
+from jobs.report.numbers import Numbers
 from s3gen.card_mark import CARD
 from tests.jobs import made_job, shown_job
 
@@ -66,7 +66,7 @@ def test_voices_that_are_too_many_to_count_are_counted(
 ) -> None:
     ledger, summary = job
     with monkeypatch.context() as patch:
-        patch.setattr("jobs.report_numbers.MAX_VOICES", 3)
+        patch.setattr("jobs.report.numbers.MAX_VOICES", 3)
         write_card(ledger, summary)
     _, text = read(ledger)
     assert "37 utterances, 38.5 s of audio, more than 3 voices" in text

@@ -22,7 +22,7 @@ from moto import mock_aws
 from ray.autoscaler._private import providers
 from ray.autoscaler._private.util import prepare_config, validate_config
 
-from jobs.config import JobConfig, config_from
+from jobs.config.config import JobConfig, config_from
 from jobs.submit import ENVIRONMENT
 
 ROOT = Path(__file__).parents[2]

@@ -11,8 +11,8 @@ import pytest
 
 from jobs.changes import MAY_CHANGE
 from jobs.completion import SHELLS
-from jobs.config import EngineConfig, JobConfig, config_from
-from jobs.refusals import SECRET_KEYS
+from jobs.config.config import EngineConfig, JobConfig, config_from
+from jobs.config.refusals import SECRET_KEYS
 from tests.jobs.command import cli
 
 ENGINE = [f"engine.{name}=" for name in list(EngineConfig.model_fields)[2:]]

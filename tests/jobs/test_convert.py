@@ -13,8 +13,8 @@ import torch
 from jobs.commands.convert import FORMATS
 from jobs.convert import Converted, convert
 from jobs.errors import InputError, JobError, StorageError
-from jobs.storage import Folder
-from jobs.voices import VoiceTable
+from jobs.storage.folders import Folder
+from jobs.voices.table import VoiceTable
 from s3gen import HiFTNetModel, S3GenConfig, S3GenModel, checkpoint, saving
 from tests.jobs.command import cli
 from tests.s3gen import cosyvoice_folder

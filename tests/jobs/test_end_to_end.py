@@ -25,8 +25,8 @@ import soundfile
 from click.testing import Result
 
 from jobs import making
-from jobs.crew import Crew
-from jobs.keys import key_of
+from jobs.crew.crew import Crew
+from jobs.formats.keys import key_of
 from s3gen.constants import SAMPLES_PER_TOKEN
 from tests.jobs.command import cli
 from tests.jobs.inputs import VOICES, good_rows, write_clips, write_config, write_manifest
@@ -297,7 +297,7 @@ def test_what_cannot_be_made_ends_in_exit_1_with_what_is_left_and_a_resume_makes
 
 @pytest.mark.usefixtures("local_ray")
 def test_voices_made_by_workers_are_those_made_here(inputs: Path, tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr("jobs.voice_build.PART_VOICES", 2)
+    monkeypatch.setattr("jobs.voices.build.PART_VOICES", 2)
     out = tmp_path / "v.parquet"
     result = cli("voices", inputs / "clips", "--out", out, "--model", "random:tiny", "--workers", 2)
     assert result.exit_code == 3, result.output

@@ -21,17 +21,17 @@ from jobs import duplicates
 from jobs.duplicates import ENTRY
 from jobs.errors import JobError, LeaseHeld, StorageError, Unfinished
 from jobs.finish import Finisher, Gather, Task, finalise
-from jobs.lease import Timing
-from jobs.ledger import Ledger
+from jobs.ledger.lease import Timing
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Attempt, CommitRecord, StoredFile, ids_digest
+from jobs.ledger.tables import INDEX_SCHEMA, failures_schema
 from jobs.making import on_ray
-from jobs.manifest import Manifest
-from jobs.opinion import OPINIONS
+from jobs.manifest.manifest import Manifest
+from jobs.measures.opinion import OPINIONS
 from jobs.plan import make_plan
-from jobs.records import Attempt, CommitRecord, StoredFile, ids_digest
 from jobs.stop import Stop
-from jobs.storage import Folder
-from jobs.tables import INDEX_SCHEMA, failures_schema
-from jobs.verify import verify
+from jobs.storage.folders import Folder
+from jobs.verify.verify import verify
 from tests.jobs.killing import Killed, killing
 from tests.jobs.made_job import job_of, make, make_all, plan_of, prepare, start, write_manifest
 from tests.jobs.object_stores import ignore_conditions
@@ -227,8 +227,8 @@ def test_a_job_of_bad_rows_has_an_empty_index(tmp_path: Path) -> None:
 def test_the_index_is_written_in_parts_of_any_number(
     tmp_path: Path, manifest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.parts.ROW_GROUP_ROWS", 5)
-    monkeypatch.setattr("jobs.parts.READ_AHEAD", 1)
+    monkeypatch.setattr("jobs.ledger.parts.ROW_GROUP_ROWS", 5)
+    monkeypatch.setattr("jobs.ledger.parts.READ_AHEAD", 1)
     ledger = start(str(tmp_path / "out"), manifest)
     make_all(ledger)
     finalise(ledger)

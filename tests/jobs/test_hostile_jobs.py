@@ -21,8 +21,8 @@ from tests.jobs import made_job
 from tests.jobs.command import cli
 from tests.jobs.forged_parquet import CHUNK, COLUMNS, ROW_GROUPS, footer_of
 from tests.jobs.inputs import good_rows, write_clips, write_config, write_manifest
+from tests.jobs.parquet.test_hostile_parquet import BOMBS, LIES, plain
 from tests.jobs.ray_session import local_ray
-from tests.jobs.test_hostile_parquet import BOMBS, LIES, plain
 
 __all__ = ["local_ray"]
 

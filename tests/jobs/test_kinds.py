@@ -15,15 +15,15 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.finish import finalise
-from jobs.ledger import Ledger
-from jobs.manifest import Manifest
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import CommitRecord, StoredFile, counts, ids_digest
+from jobs.ledger.tables import failures_schema, failures_table, packed
+from jobs.manifest.manifest import Manifest
+from jobs.manifest.rows import Failure
 from jobs.plan import Plan, make_plan
-from jobs.records import CommitRecord, StoredFile, counts, ids_digest
-from jobs.rows import Failure
 from jobs.status import status
-from jobs.storage import Folder
-from jobs.tables import failures_schema, failures_table, packed
-from jobs.verify import verify
+from jobs.storage.folders import Folder
+from jobs.verify.verify import verify
 from s3gen.constants import SAMPLE_RATE
 from tests.jobs.made_job import bare_record
 

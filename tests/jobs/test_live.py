@@ -10,9 +10,9 @@ import pytest
 from rich.console import Console
 
 from jobs import live
+from jobs.crew.sight import Held, Sight
 from jobs.live import showing, worker_table
 from jobs.progress import ConsoleHandler, Meter
-from jobs.sight import Held, Sight
 from tests.jobs.reports import Clock, report
 
 

@@ -8,17 +8,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import making
-from jobs.storage import Folder
-from jobs.verify import verify
-from jobs.voice_build import VoiceBuild
-from jobs.voice_parts import VoiceMaker
-from jobs.voice_sources import Source
+from jobs.storage.folders import Folder
+from jobs.verify.verify import verify
+from jobs.voices.build import VoiceBuild
+from jobs.voices.parts import VoiceMaker
+from jobs.voices.sources import Source
 from s3gen import S3GenModel
 from tests.jobs.command import cli
+from tests.jobs.crew.test_poison import PoisonedCrew
 from tests.jobs.inputs import build_table, good_rows, write_clips, write_config, write_manifest
 from tests.jobs.poisoned_worker import Poisoned
 from tests.jobs.ray_session import local_ray
-from tests.jobs.test_poison import PoisonedCrew
 
 __all__ = ["local_ray"]
 

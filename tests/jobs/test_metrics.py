@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from jobs.crew.sight import STATES, Sight
 from jobs.metrics import COUNTERS, GAUGES, Metrics
 from jobs.progress import Meter
-from jobs.sight import STATES, Sight
 from jobs.status import Status
 from tests.jobs.ray_session import local_ray
 from tests.jobs.reports import Clock, report

@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from jobs.verify import verify
+from jobs.verify.verify import verify
 from s3gen import S3GenModel
 from tests.chaos.driver import Driver
 from tests.chaos.processes import wait_until
@@ -24,7 +24,7 @@ STEP_SECONDS = 120.0  # the longest that any change of the cluster may take to s
 QUIET = {"OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
 # The command line, which looks at the cluster often and is soon impatient.
 COMMAND = """
-from jobs import crew
+from jobs.crew import crew
 crew.RESIZE_SECONDS, crew.PATIENCE_SECONDS = 1.0, 2.0
 from jobs.cli import main
 main()

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.errors import InputError
-from jobs.manifest import Manifest, ManifestFile, RowGroups
+from jobs.manifest.manifest import Manifest, ManifestFile, RowGroups
 from jobs.plan import RANGE_SHARDS, Plan, ShardSet, make_plan
 
 COLUMNS = pa.schema([("id", pa.string()), ("tokens", pa.list_(pa.int32())), ("voice_id", pa.string())])

@@ -10,7 +10,7 @@ import pyarrow as pa
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from jobs.manifest import Manifest
+from jobs.manifest.manifest import Manifest
 from jobs.plan import Plan, make_plan
 from tests.jobs.forged_parquet import parquet
 from tests.jobs.test_plan import Groups, manifest_of

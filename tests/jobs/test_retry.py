@@ -18,22 +18,22 @@ import pytest
 from rich.console import Console
 
 from jobs import making
+from jobs.crew.isolation import MAX_GUILTY
+from jobs.crew.placement import Share
 from jobs.errors import InputError, LeaseHeld, StorageError
 from jobs.finish import Finisher, Gather, Gathered, Join, finalise
-from jobs.isolation import MAX_GUILTY
-from jobs.layout import ROUNDS
-from jobs.lease import Timing
-from jobs.ledger import Ledger
-from jobs.manifest import Manifest
-from jobs.placement import Share
+from jobs.ledger.layout import ROUNDS
+from jobs.ledger.lease import Timing
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.tally import Summary
+from jobs.manifest.manifest import Manifest
+from jobs.manifest.rows import Row, derived_seed
 from jobs.plan import make_plan
 from jobs.retry import MENDABLE, begin_retry
-from jobs.rows import Row, derived_seed
 from jobs.status import status
 from jobs.stop import Stop
-from jobs.storage import Folder
-from jobs.tally import Summary
-from jobs.verify import verify
+from jobs.storage.folders import Folder
+from jobs.verify.verify import verify
 from tests.jobs import made_job
 from tests.jobs.conftest import place_in
 from tests.jobs.killing import Killed, killing

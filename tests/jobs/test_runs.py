@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs import making, runs
-from jobs.actor import Recipe
-from jobs.budget import CPU_FRAMES
-from jobs.config import config_from
-from jobs.crew import Crew
+from jobs.config.config import config_from
+from jobs.crew.actor import Recipe
+from jobs.crew.crew import Crew
+from jobs.estimate.budget import CPU_FRAMES
 from jobs.making import workplace
 from jobs.runs import Synthesis
 from tests.jobs import made_job
@@ -149,7 +149,7 @@ def test_a_machine_without_gpus_is_measured(job: dict[str, Any], tmp_path: Path,
 
 def test_a_gpu_that_only_ray_finds_ends_the_job(job: dict[str, Any], tmp_path: Path, watch: Watch) -> None:
     watch.make_shards = False
-    watch.calibrator = "jobs.budget:open_calibrator"
+    watch.calibrator = "jobs.estimate.budget:open_calibrator"
     cli("synth", write_config(tmp_path / "job.yaml", **job))
     assert (watch.calibrations, _frozen(tmp_path / "out")) == (1, CPU_FRAMES)
 

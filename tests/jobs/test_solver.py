@@ -9,9 +9,9 @@ from typing import Any, get_args
 import pytest
 
 from jobs.changes import job_changes
-from jobs.config import EngineConfig, JobConfig, config_from
+from jobs.config.config import EngineConfig, JobConfig, config_from
+from jobs.engine.models import check_solver, solver_of
 from jobs.errors import InputError
-from jobs.models import check_solver, solver_of
 from s3gen import S3GenConfig, S3GenModel, Solver
 from s3gen.solver import METHODS, MOST_GUIDANCE, MOST_STEPS
 from tests.jobs.command import cli

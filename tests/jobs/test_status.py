@@ -13,12 +13,12 @@ import pytest
 
 from jobs.errors import InputError
 from jobs.finish import finalise
-from jobs.lease import Timing, is_live, read_lease
-from jobs.ledger import Ledger
+from jobs.ledger.lease import Timing, is_live, read_lease
+from jobs.ledger.ledger import Ledger
+from jobs.ledger.tally import Tally
 from jobs.plan import ShardSet
 from jobs.retry import begin_retry
 from jobs.status import Observer, status
-from jobs.tally import Tally
 from tests.jobs.command import cli
 from tests.jobs.made_job import bare_record, make, make_all, prepare, start, write_manifest
 

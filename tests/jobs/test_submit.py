@@ -22,7 +22,7 @@ from ray.job_submission import JobStatus
 from jobs import head
 from jobs import submit as room
 from jobs.command import PLAN_COMMAND
-from jobs.config import load_config
+from jobs.config.config import load_config
 from jobs.errors import InputError, JobError, Unfinished
 from jobs.head import connect
 from jobs.submit import SubmitOrder, Submitted, local_paths, pack, submit

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from jobs.config import JobConfig, config_from
+from jobs.config.config import JobConfig, config_from
 from jobs.finish import finalise
-from jobs.ledger import Ledger
+from jobs.ledger.ledger import Ledger
 from jobs.making import Outcome
-from jobs.storage import Folder
+from jobs.storage.folders import Folder
 from jobs.trial import trial_of
 from tests.jobs.command import cli
 from tests.jobs.inputs import write_config

@@ -1,0 +1,1 @@
+"""The configuration of a job, and what its user is told about mistakes in it."""

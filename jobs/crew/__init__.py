@@ -1,0 +1,1 @@
+"""Workers as Ray actors, and the driver that gives them their tasks."""

@@ -1,0 +1,1 @@
+"""The commit protocol of an output, and the tables that its records lead to."""

@@ -1,0 +1,1 @@
+"""Manifests: the rows of a job, and what each of them must be."""

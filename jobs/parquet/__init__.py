@@ -1,0 +1,1 @@
+"""Parquet files from anywhere, looked at before anything of them is decoded."""

@@ -1,0 +1,1 @@
+"""Where bytes are: paths and URLs, input files, folders of objects, and patience with stores in trouble."""

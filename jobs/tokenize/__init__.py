@@ -1,0 +1,1 @@
+"""Jobs of tokens: recordings in, speech tokens out."""

@@ -1,0 +1,1 @@
+"""Voice tables: read, and built from clips."""

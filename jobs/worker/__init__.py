@@ -1,0 +1,1 @@
+"""Shards in, committed shards out."""
