@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from jobs.manifest.rows import KNOWN_TOKENS
+from jobs.manifest.token_lists import KNOWN_TOKENS
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,7 @@ def anchors(document: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-CODE = re.compile(r"""(?:_Problem|Trouble|Rejected)\(\s*"(\w+)"|VoiceFailure\(shown_id, shown_path, "(\w+)\"""")
+CODE = re.compile(r"""(?:Problem|Trouble|Rejected)\(\s*"(\w+)"|VoiceFailure\(shown_id, shown_path, "(\w+)\"""")
 
 
 def test_file_has_a_column_or_a_code_that_the_documentation_lacks() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from jobs.manifest.columns import is_text
-from jobs.manifest.rows import texts
+from jobs.manifest.texts import texts
 
 TEXT = "text"  # the manifest's column
 

@@ -14,7 +14,7 @@ from jobs.formats.writers import pick
 from jobs.ledger.tables import failures_schema, renamed
 from jobs.manifest.columns import FORBIDDEN, is_text
 from jobs.manifest.manifest import Ints
-from jobs.manifest.rows import texts
+from jobs.manifest.texts import texts
 from jobs.storage.credentials import scrubbed
 from jobs.storage.lists import beside
 from jobs.storage.urls import is_url

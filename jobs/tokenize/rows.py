@@ -14,7 +14,9 @@ from jobs.audio.audiofile import Samples, read_audio
 from jobs.audio.recordings import Rejected, check_values, opened, reading
 from jobs.crew.pulse import Pulse
 from jobs.manifest.manifest import Ints
-from jobs.manifest.rows import Failure, text_problem, texts
+from jobs.manifest.problems import text_problem
+from jobs.manifest.rows import Failure
+from jobs.manifest.texts import texts
 from jobs.plan import Plan
 from jobs.storage.inputs import read_part
 from jobs.storage.urls import Options

@@ -27,7 +27,8 @@ from jobs.ledger.lease import Timing
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.tally import Summary
 from jobs.manifest.manifest import Manifest
-from jobs.manifest.rows import Row, derived_seed
+from jobs.manifest.rows import Row
+from jobs.manifest.seeds import derived_seed
 from jobs.plan import make_plan
 from jobs.retry import MENDABLE, begin_retry
 from jobs.status import status

@@ -18,7 +18,8 @@ from jobs.errors import InputError
 from jobs.ledger.tables import failures_schema, failures_table
 from jobs.manifest.columns import FORBIDDEN
 from jobs.manifest.manifest import Manifest, Span
-from jobs.manifest.rows import check_rows, derived_seed
+from jobs.manifest.rows import check_rows
+from jobs.manifest.seeds import derived_seed
 from jobs.storage.folders import Folder
 from jobs.storage.urls import absolute_url
 

@@ -24,7 +24,8 @@ from jobs.formats.keys import key_of
 from jobs.formats.writers import Sound, json_value, stored_columns
 from jobs.ledger.tables import failures_schema, failures_table
 from jobs.manifest.manifest import Manifest, Span
-from jobs.manifest.rows import check_rows, derived_seed
+from jobs.manifest.rows import check_rows
+from jobs.manifest.seeds import derived_seed
 from jobs.parquet.reader import read_parquet
 from tests.jobs.forged_parquet import parquet
 

@@ -21,7 +21,8 @@ from jobs.errors import InputError
 from jobs.finish import finalise
 from jobs.ledger.ledger import Ledger
 from jobs.manifest.manifest import Manifest
-from jobs.manifest.rows import MOST_TOKENS, check_rows
+from jobs.manifest.rows import check_rows
+from jobs.manifest.token_lists import MOST_TOKENS
 from jobs.plan import make_plan
 from jobs.storage.folders import Folder
 from jobs.verify.verify import verify

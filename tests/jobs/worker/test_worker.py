@@ -29,7 +29,7 @@ from jobs.finish import finalise
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import ShardReport, counts, worker_name
 from jobs.manifest.manifest import Manifest
-from jobs.manifest.rows import derived_seed
+from jobs.manifest.seeds import derived_seed
 from jobs.plan import make_plan
 from jobs.storage.folders import Folder
 from jobs.voices.table import VoiceTable
