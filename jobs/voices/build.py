@@ -19,17 +19,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.errors import InputError
 from jobs.parquet.reader import read_parquet
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options, absolute_url, is_url
-from jobs.voices.parts import FAILURE_SCHEMA, MAX_SECONDS, MIN_SECONDS, Part, PartReport, settings_of
+from jobs.voices.clip_settings import chosen_settings
+from jobs.voices.parts import FAILURE_SCHEMA, Part, PartReport
 from jobs.voices.sources import Source, VoiceFailure
 from jobs.voices.table import METADATA_KEY, ROW_GROUP_VOICES, SCHEMA, VOICE_COLUMNS, VoiceTable
 
 PART_VOICES = 256
-LEAST_LOUDNESS = -60.0  # LUFS, that --loudness may ask for: the tokenizer and the mel have floors of their own
-MOST_SECONDS = 600.0  # that --max-seconds may ask for: clips are in memory as a whole
 DIGEST_KEY = "s3gen_voices_digest"
 
 
@@ -79,36 +77,11 @@ class VoiceBuild:
         self._folder = Folder(folder or "/", options)
         exists = append and self._folder.exists(self._name)
         self._old = VoiceTable.open(self.url, options) if exists else None
-        self.max_seconds = MAX_SECONDS if max_seconds is None else max_seconds
-        self.loudness = loudness
         if self._old is not None:
             self._old.check_model(voice_fingerprint)
-            self.max_seconds = self._old.max_seconds if max_seconds is None else max_seconds
-            if self.max_seconds != self._old.max_seconds:
-                raise InputError(
-                    f"--max-seconds {max_seconds:g}: the clips of {self.url} were cut at {self._old.max_seconds:g} s; "
-                    "leave the option out, or make a table of its own"
-                )
-            self.loudness = self._of_the_table(self._old, loudness)
-        if self.loudness is not None and not LEAST_LOUDNESS <= self.loudness <= 0:
-            raise InputError(
-                f"--loudness {self.loudness:g}: give {LEAST_LOUDNESS:g} to 0 LUFS; Chatterbox Turbo has -27"
-            )
-        if not self.max_seconds >= MIN_SECONDS:
-            raise InputError(f"--max-seconds {self.max_seconds:g}: {MIN_SECONDS:g} is the least a voice needs")
-        if self.max_seconds > MOST_SECONDS:
-            raise InputError(f"--max-seconds {self.max_seconds:g}: {MOST_SECONDS:g} is the most; 10 are enough")
-        self._settings = settings_of(voice_fingerprint, self.max_seconds, self.loudness)
-
-    def _of_the_table(self, table: VoiceTable, wanted: float | None) -> float | None:
-        """The loudness of a table's clips, with which no other agrees (InputError)."""
-        if wanted is not None and wanted != table.loudness:
-            own = "taken as loud as they are" if table.loudness is None else f"brought to {table.loudness:g} LUFS"
-            raise InputError(
-                f"--loudness {wanted:g}: the clips of {self.url} were {own}; leave the option out, or make a "
-                "table of its own"
-            )
-        return table.loudness
+        clips = chosen_settings(max_seconds, loudness, self._old)
+        self.max_seconds, self.loudness = clips.max_seconds, clips.loudness
+        self._settings = clips.stored(voice_fingerprint)
 
     def parts(self, sources: Sequence[Source]) -> list[Part]:
         """The parts of the sources, which are sorted by voice id."""

@@ -35,15 +35,14 @@ from jobs.parquet.reader import read_parquet
 from jobs.storage.folders import Folder
 from jobs.storage.inputs import stat_input
 from jobs.storage.urls import Options
+from jobs.voices.clip_settings import MAX_SECONDS, MIN_SECONDS, ClipSettings
 from jobs.voices.sources import Source
-from jobs.voices.table import FORMAT_VERSION, SCHEMA
+from jobs.voices.table import SCHEMA
 from s3gen import S3GenModel
 from s3gen.audio import resample
 from s3gen.constants import MEL_BINS, SAMPLE_RATE
 from s3gen.voice import RefDict, Voice
 
-MAX_SECONDS = 10.0  # of a clip; the reference tools use no more either
-MIN_SECONDS = 0.5
 SILENCE = 1e-3  # peak, of full scale: -60 dB
 HASH_BLOCK = 1 << 20  # bytes
 GROUP_VOICES = 64  # clips that are in memory together, next to as many that are read ahead ...
@@ -101,7 +100,7 @@ class VoiceMaker:
         self._parts = parts
         self._max_seconds, self._loudness = max_seconds, loudness
         self._options = options
-        self._settings = settings_of(model.voice_fingerprint(), max_seconds, loudness)
+        self._settings = ClipSettings(max_seconds, loudness).stored(model.voice_fingerprint())
         self._copies = torch.cuda.Stream(model.device) if model.device.type == "cuda" else None
 
     @classmethod
@@ -221,12 +220,6 @@ class VoiceMaker:
             torch.cuda.empty_cache()
         middle = (len(clips) + 1) // 2
         return self._refs(clips[:middle]) + self._refs(clips[middle:])
-
-
-def settings_of(voice_fingerprint: str, max_seconds: float, loudness: float | None) -> dict[str, Any]:
-    """What decides a voice beside its clip; kept in the table's schema."""
-    settings = {"format_version": FORMAT_VERSION, "voice_fingerprint": voice_fingerprint, "max_seconds": max_seconds}
-    return settings if loudness is None else settings | {"loudness": loudness}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
