@@ -13,14 +13,12 @@ Says 1 when a bar is missed.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import io
 import json
 import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,13 +30,13 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks import machine
-from benchmarks.simulation import EPOCH, ROW_SAMPLES, Cluster, Latency, MemoryStore, Simulation, useful_share
+from benchmarks.committed_job import committed_job, job_of_simulation
+from benchmarks.scale_table import markdown
+from benchmarks.simulation import EPOCH, Cluster, Latency, MemoryStore, Simulation, useful_share
 from jobs.duplicates import Grouped, partitions
 from jobs.finish import Compare, Describe, Finisher, Gather, Gathered, Join, Part, Task, finalise
 from jobs.ledger.commits import LIST_THREADS
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import CommitRecord, StoredFile, ids_digest
-from jobs.ledger.tables import INDEX_SCHEMA
 from jobs.ledger.tally import Tally
 from jobs.manifest.manifest import Manifest
 from jobs.plan import RANGE_SHARDS, Plan, ShardSet, make_plan
@@ -181,7 +179,7 @@ def _run(plan: Plan, options: argparse.Namespace) -> tuple[dict[str, Any], dict[
     """A job whose driver is killed at half; what the resume and the driver's part of the end cost."""
     store, cluster = MemoryStore(), Cluster(workers=options.workers, shard_seconds=options.shard_seconds)
     folder = Folder.of(store, "simulated://job")
-    ledger = Ledger.start(folder, _job(), plan)
+    ledger = Ledger.start(folder, job_of_simulation(), plan)
     intervals = np.full((len(plan), 2), np.nan)
     begun, cpu = time.perf_counter(), time.process_time()
     first = Simulation(ledger, cluster, ShardSet(len(plan)), intervals, options.seed)
@@ -206,11 +204,6 @@ def _run(plan: Plan, options: argparse.Namespace) -> tuple[dict[str, Any], dict[
         "curve": _curve(intervals, cluster.workers, stop),
     }
     return run, resume, _driver_end(ledger)
-
-
-def _job() -> dict[str, Any]:
-    names = {"model": "random:tiny", "manifest": "manifest.parquet", "voices": "voices.parquet", "output": "speech"}
-    return {"config": {"seed": 0, **names}, "fingerprints": {"model": "", "voices": ""}, "versions": {}, "limit": None}
 
 
 def _resumed(store: MemoryStore) -> tuple[Ledger, ShardSet, dict[str, Any]]:
@@ -275,7 +268,7 @@ def _driver_end(ledger: Ledger) -> dict[str, Any]:
 def _finished(options: argparse.Namespace) -> dict[str, Any]:
     """Workers' tasks of the end, one after the other in this process, of some ranges with real parts of the index."""
     store = MemoryStore(Latency())
-    ledger = _committed_job(store, options.finish_ranges * RANGE_SHARDS, options.finish_rows)
+    ledger = committed_job(store, options.finish_ranges * RANGE_SHARDS, options.finish_rows)
     finisher = Finisher(ledger)
     seconds: dict[str, list[float]] = {}
 
@@ -300,121 +293,6 @@ def _finished(options: argparse.Namespace) -> dict[str, Any]:
         "grown_bytes": cost.grown,
         "rows_per_range": ledger.plan.rows // options.finish_ranges,
     }
-
-
-def _committed_job(store: MemoryStore, shards: int, rows: int) -> Ledger:
-    """A job whose shards are all committed, with parts of the index; every ten thousandth id is there twice."""
-    with tempfile.TemporaryDirectory(prefix="benchmark-") as folder:
-        path = Path(folder) / "manifest.parquet"
-        columns = {"id": [""] * rows, "voice_id": [""] * rows, "tokens": pa.array([[0]] * rows, pa.list_(pa.int32()))}
-        with pq.ParquetWriter(path, pa.table(columns).schema) as writer:
-            for _ in range(shards):
-                writer.write_table(pa.table(columns))
-        plan = make_plan(Manifest.scan(str(path)), rows)
-    ledger = Ledger.start(Folder.of(store, "simulated://end"), _job(), plan)
-    for shard in range(shards):
-        attempt = ledger.attempt(shard)
-        ids = [_row_id(shard * rows + row) for row in range(rows)]
-        file = _stored(ledger.folder, attempt.index_name, _index_part(ids, attempt.audio_name("parquet")))
-        record = CommitRecord(
-            shard=shard,
-            attempt=attempt.id,
-            plan=plan.digest,
-            ids=ids_digest(pa.array(ids)),
-            rows=rows,
-            rows_done=rows,
-            rows_failed=0,
-            samples=rows * ROW_SAMPLES,
-            errors={},
-            problems={},
-            positions=0,
-            padding=0,
-            worker="there:7",
-            tries=1,
-            started_at=EPOCH + shard,
-            finished_at=EPOCH + shard + 60,
-            audio=None,
-            index=file,
-            failures=None,
-        )
-        ledger.commit(attempt, record)
-    return ledger
-
-
-def _row_id(number: int) -> str:
-    return f"utterance-{number if number % 10_000 else 0:012d}"
-
-
-def _index_part(ids: list[str], shard: str) -> bytes:
-    values: dict[str, Callable[[pa.DataType], pa.Array]] = {
-        "id": lambda kind: pa.array(ids, kind),
-        "cuts": lambda kind: pa.array([[]] * len(ids), kind),
-        "shard": lambda kind: pa.array([shard] * len(ids), kind),
-        "row": lambda kind: pa.array(range(len(ids)), kind),
-        "sha256": lambda kind: pa.array([hashlib.sha256(text.encode()).hexdigest() for text in ids], kind),
-    }
-    filled = [
-        values[field.name](field.type) if field.name in values else pa.repeat(pa.scalar(0).cast(field.type), len(ids))
-        for field in INDEX_SCHEMA
-    ]
-    buffer = io.BytesIO()
-    pq.write_table(pa.Table.from_arrays(filled, schema=INDEX_SCHEMA), buffer, compression="zstd")
-    return buffer.getvalue()
-
-
-def _stored(folder: Folder, name: str, data: bytes) -> StoredFile:
-    folder.put(name, data)
-    return StoredFile(name=name, bytes=len(data), sha256=hashlib.sha256(data).hexdigest())
-
-
-# --- for a reader -----------------------------------------------------------------------------------------------------
-
-
-def markdown(found: dict[str, Any]) -> str:
-    """The report for a reader."""
-    job, run, resume = found["job"], found["run"], found["resume"]
-    planning, ending, tasks = found["planning"], found["end_driver"], found["end_tasks"]
-    rows = [
-        ("planning, footers included", f"{planning['seconds']:.1f} s, {_gb(planning)}", "120 s, 2 GB"),
-        ("the driver's queue, per shard", f"{run['driver_ms_per_shard']:.3f} ms of CPU", "5 ms"),
-        ("a commit, in a worker", f"{run['commit_ms']:.2f} ms of CPU", ""),
-        (
-            f"resume at {resume['shards_done']} shards",
-            f"{resume['seconds']:.1f} s, of which {resume['store_seconds']:.1f} s for {resume['lists']} listings; "
-            f"{_gb(resume)}",
-            "120 s, 2 GB",
-        ),
-        ("shards lost", str(run["lost"]), "0"),
-        (
-            "shards begun again",
-            f"{run['begun_again']}, after {run['deaths']} deaths and a kill of the driver",
-            "",
-        ),
-        (f"workers at work that counts, last {run['tail_hours']:.2g} h", f"{run['tail_efficiency']:.1%}", "90 %"),
-        ("the end, the driver's part", f"{ending['seconds']:.1f} s for {ending['tasks']} tasks, {_gb(ending)}", ""),
-        (
-            f"the end, a range of {RANGE_SHARDS} shards and {tasks['rows_per_range']} rows",
-            f"{tasks['gather_seconds']:.1f} s of a worker, {_gb(tasks)}",
-            "",
-        ),
-    ]
-    lines = [
-        machine.line(found["machine"]),
-        "",
-        f"{job['rows']} rows in {job['files']} files and {job['shards']} shards, "
-        f"{found['options']['workers']} workers, {run['hours']:.1f} hours by the simulation's clock.",
-        "",
-        "| | measured | bar |",
-        "|---|---|---|",
-        *(f"| {' | '.join(row)} |" for row in rows),
-    ]
-    if found["missed"]:
-        lines += ["", f"Missed: {', '.join(found['missed'])}."]
-    return "\n".join(lines)
-
-
-def _gb(cost: dict[str, Any]) -> str:
-    return f"{cost['peak_bytes'] / 1e9:.2f} GB at most (grown by {cost['grown_bytes'] / 1e9:.2f})"
 
 
 if __name__ == "__main__":
