@@ -49,7 +49,7 @@ def write_card(ledger: Ledger, summary: Summary) -> None:
         log.info("%s is not as s3gen wrote it, and is left as it is", ledger.folder.path(CARD))
         return
     numbers = Numbers()
-    for frame in index_frames(ledger.folder, ("voice_id", "samples", *QUALITY_COLUMNS, "problems")):
+    for frame in index_frames(ledger.folder, ("voice_id", "samples", "joints", *QUALITY_COLUMNS, "problems")):
         numbers.add(frame)
     text = card(ledger.job, summary, numbers, _made_with_other_seeds(ledger)).encode("utf-8", "backslashreplace")
     ledger.folder.put(CARD, marked(text))
@@ -88,7 +88,7 @@ def card(job: Mapping[str, Any], summary: Summary, numbers: Numbers, reseeded: i
     parts = (
         f"---\n{head}---\n\n# {_escaped(name)}",
         _synthetic(config, summary, voices),
-        _origin(job, config, reseeded),
+        _origin(job, config, numbers.joined, reseeded),
         _voices(voices),
         _checks(config, summary),
         *([_measures(numbers.qualities)] if numbers.rows else []),
@@ -131,7 +131,7 @@ def _synthetic(config: JobConfig, summary: Summary, voices: Voices) -> str:
     )
 
 
-def _origin(job: Mapping[str, Any], config: JobConfig, reseeded: int) -> str:
+def _origin(job: Mapping[str, Any], config: JobConfig, joined: int, reseeded: int) -> str:
     engine, prints = config.engine, job["fingerprints"]
     own = config.model.startswith("/") or is_url(config.model)
     model = config.model.rstrip("/").rpartition("/")[2] if own else config.model
@@ -140,8 +140,10 @@ def _origin(job: Mapping[str, Any], config: JobConfig, reseeded: int) -> str:
     prompt = "whole prompts" if engine.prompt_seconds is None else f"prompts of {engine.prompt_seconds:g} s at most"
     again = f"; with another one, since they had failed with it: {some(reseeded, 'row')}" if reseeded else ""
     fade = "with a start fade of 40 ms" if config.start_fade else "without a start fade"
-    limit = f"; utterances of more than {config.max_tokens} tokens in pieces, cross-faded (column `cuts` of the index)"
-    pieces = limit if config.on_long == "split" else ""
+    pieces = ""
+    if config.on_long == "split":
+        which = f"{some(joined, 'utterance')} of more than {config.max_tokens} tokens"
+        pieces = f"; {which} made in pieces, cross-faded (column `cuts` of the index)"
     loudness = f", its clips brought to {prints['voices_loudness']}" if "voices_loudness" in prints else ""
     wave = f"- audio: {'; '.join(config.wave.described)}\n" if config.wave.described else ""
     return (

@@ -83,6 +83,7 @@ class Numbers:
         voices: by voice.
         problems: rows by the checks that they do not pass.
         suspect: rows that do not pass one or more.
+        joined: rows that were made in pieces.
     """
 
     def __init__(self) -> None:
@@ -91,6 +92,7 @@ class Numbers:
         self.voices = Voices()
         self.problems: Counter[str] = Counter()
         self.suspect = 0
+        self.joined = 0
         self.rows = 0
         self.samples = 0
 
@@ -99,6 +101,7 @@ class Numbers:
         samples = frame["samples"].to_numpy(np.int64)
         self.rows += len(frame)
         self.samples += int(samples.sum())
+        self.joined += int((frame["joints"] > 0).sum())
         self.lengths.add(samples // SAMPLES_PER_TOKEN)
         self.qualities.add(frame)
         self.voices.add(frame)

@@ -348,6 +348,7 @@ def _made(material: Material) -> list[tuple[str, str]]:
     wave = WaveConfig.model_validate(config["wave"])
     audio = f"{config['audio']} in {config['format']}, {wave.sample_rate / 1_000:g} kHz, mono"
     stored = "; ".join([f"{audio}, {ENCODINGS[config['audio']].description}", *wave.described])
+    pieces = f"{some(material.numbers.joined, 'row')} of more than {count(config['max_tokens'])} tokens, cross-faded"
     values = [
         ("model", f"{model}  (fingerprint {_digest(prints['model'])})"),
         ("voices", f"{config['voices']}  (fingerprint {_digest(prints['voices'])})"),
@@ -355,15 +356,15 @@ def _made(material: Material) -> list[tuple[str, str]]:
         ("plan", f"{some(material.status.shards_total, 'shard')}  (digest {_digest(job['plan'])})"),
         ("stored as", f"{stored}; {size(material.stored_bytes)}"),
         ("engine", f"{engine['dtype']}, {solved}, prompt: {prompt}{fade}"),
+        ("made in pieces", pieces),
         ("seed", f"{config['seed']}, with each row's id, where the manifest has no seeds"),
         ("versions", ", ".join(f"{name} {version}" for name, version in job["versions"].items())),
         ("tried again", f"{some(material.tried_again, 'failed row')} in {some(material.rounds, 'round')}"),
         ("begun", moment(job["created_at"])),
         ("output", material.url),
     ]
-    if not material.rounds:
-        values = [(name, value) for name, value in values if name != "tried again"]
-    return [(name, plain(value, SHOWN_MESSAGE)) for name, value in values]
+    hidden = {"tried again": not material.rounds, "made in pieces": config["on_long"] != "split"}
+    return [(name, plain(value, SHOWN_MESSAGE)) for name, value in values if not hidden.get(name)]
 
 
 def _digest(text: str) -> str:

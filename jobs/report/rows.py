@@ -3,15 +3,18 @@
 Of a finished job they come from the index. Of one that is under way they come from the parts that its shards left: of
 all of them, or of as many as the caller picks.
 
-Their ``samples`` are those that a row has at the model's rate, at whichever rate it is stored.
+Their ``samples`` are those that a row has at the model's rate, at whichever rate it is stored; their ``joints`` count
+where pieces were joined to make them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.errors import StorageError
@@ -25,7 +28,8 @@ from s3gen.constants import SAMPLE_RATE
 
 FRAME_ROWS = 65_536
 MEASURES = tuple(dict.fromkeys((*RANGES, *QUALITIES)))
-COLUMNS = ("id", "voice_id", "shard", "row", "samples", *MEASURES, "problems")
+COLUMNS = ("id", "voice_id", "shard", "row", "samples", "joints", *MEASURES, "problems")
+STORED = {"samples": "duration", "joints": "cuts"}  # what some of them follow from
 
 
 def index_frames(folder: Folder, columns: Sequence[str] = COLUMNS) -> Iterator[pd.DataFrame]:
@@ -65,9 +69,10 @@ def shard_frames(folder: Folder, records: Iterable[CommitRecord]) -> Iterator[pd
 
 
 def _stored(columns: Sequence[str]) -> list[str]:
-    return ["duration" if name == "samples" else name for name in columns]
+    return [STORED.get(name, name) for name in columns]
 
 
 def _frame(rows: pa.Table | pa.RecordBatch) -> pd.DataFrame:
-    frame = rows.to_pandas().rename(columns={"duration": "samples"})
-    return frame.assign(samples=(frame["samples"] * SAMPLE_RATE).round().astype("int64"))
+    samples = np.rint(rows["duration"].to_numpy() * SAMPLE_RATE).astype(np.int64)
+    joints = pc.list_value_length(rows["cuts"]).to_numpy()
+    return rows.drop_columns(list(STORED.values())).to_pandas().assign(samples=samples, joints=joints)

@@ -53,6 +53,7 @@ def frame(rows: int, voices: int, seed: int = 0) -> pd.DataFrame:
         "snr": random.uniform(-20, 100, rows).astype(np.float32),
         "letters_per_second": [None if n % 3 == 0 else float(n % 23) for n in range(rows)],
         "dnsmos_ovr": np.full(rows, np.nan, np.float32),
+        "joints": [n % 3 if n % 10 == 4 else 0 for n in range(rows)],
         "problems": ["dc,click_end" if n % 50 == 7 else "" for n in range(rows)],
     }
     return pd.DataFrame(values)
@@ -73,6 +74,7 @@ def test_counts_depend_on_how_the_rows_come(step: int, monkeypatch: pytest.Monke
         numbers.add(part)
     assert (numbers.rows, numbers.samples) == (1_000, whole["samples"].sum())
     assert (numbers.suspect, dict(numbers.problems)) == (20, {"dc": 20, "click_end": 20})
+    assert numbers.joined == (whole["joints"] > 0).sum() == 67
     table = numbers.voices.table()
     means = {name: (name, "mean") for name in ("loudness", "snr", "letters_per_second")}
     wanted = whole.groupby("voice_id").agg(rows=("samples", "size"), samples=("samples", "sum"), **means)

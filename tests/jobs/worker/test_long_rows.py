@@ -24,6 +24,7 @@ from jobs.manifest.manifest import Manifest
 from jobs.manifest.rows import check_rows
 from jobs.manifest.token_lists import MOST_TOKENS
 from jobs.plan import make_plan
+from jobs.report.report import read, render
 from jobs.storage.folders import Folder
 from jobs.verify.verify import verify
 from jobs.voices.table import VoiceTable
@@ -133,7 +134,9 @@ def test_the_index_hides_which_rows_were_cut_and_where(tiny_model: S3GenModel, t
         assert row["samples"] == SAMPLES_PER_TOKEN * len(columns["tokens"][number])
     finalise(ledger)
     assert verify(ledger.folder.url).findings == []
-    assert "of more than 48 tokens in pieces" in ledger.folder.read("README.md").decode()
+    said = f"{len(CUTS)} %s of more than 48 tokens"
+    assert f"{said % 'utterances'} made in pieces" in ledger.folder.read("README.md").decode()
+    assert said % "rows" in render(read(ledger, None))
 
 
 def test_a_piece_that_fails_fails_its_row_twice_or_its_neighbours(
