@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from typing import get_args
 
+from jobs.formats.formats import FORMATS
 from tests.chaos.campaign import Campaign, Result
 from tests.chaos.faults import Kind, counts_of
 from tests.chaos.inputs import write_inputs
@@ -36,7 +37,7 @@ def main() -> int:
         finally:
             for process in own_processes():
                 process.send(signal.SIGKILL)
-    circumstances = {"seed": arguments.seed, "store": arguments.store, "machine": machine()}
+    circumstances = {"seed": arguments.seed, "store": arguments.store, "format": arguments.format, "machine": machine()}
     text = as_markdown(result, circumstances)
     sys.stdout.write(text)
     if arguments.report is not None:
@@ -53,7 +54,7 @@ def _campaign(folder: Path, arguments: argparse.Namespace) -> Result:
         sys.stderr.write(f"{time.monotonic() - began:6.1f} {text}\n")
 
     (folder / "i").mkdir()
-    inputs = write_inputs(folder / "i", arguments.rows, arguments.shard_rows, arguments.seed)
+    inputs = write_inputs(folder / "i", arguments.rows, arguments.shard_rows, arguments.seed, arguments.format)
     with place_of(arguments.store, folder) as place:
         counts = dict(arguments.faults) or counts_of(arguments.kills, store=place.server is not None)
         return Campaign(folder, inputs, place, say).run(counts, arguments.seed)
@@ -69,6 +70,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--rows", type=int, default=1_600)
     parser.add_argument("--shard-rows", type=int, default=20)
+    parser.add_argument("--format", choices=sorted(FORMATS), default="parquet")
     parser.add_argument("--store", choices=get_args(StoreName), default="local")
     parser.add_argument("--report", type=Path, help="write the table there too, as .md and .json")
     return parser.parse_args()

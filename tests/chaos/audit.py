@@ -6,7 +6,6 @@ manifest, and compared by its decoded samples.
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,10 +13,10 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 
 from jobs.storage.folders import Folder
 from jobs.verify.verify import verify
+from tests.chaos.stored import stored_rows
 
 SHOWN = 5  # of many
 
@@ -61,11 +60,9 @@ class Output:
         """Every file of ``audio/``, named by the index or not, and the three tables."""
         made: list[tuple[int, str]] = []
         files: dict[str, list[int]] = {}
-        for name in folder.list("audio/"):
-            table = pq.read_table(io.BytesIO(folder.read(name)), columns=["number", "audio"])
-            clips = [_decoded(clip["bytes"]) for clip in table["audio"].to_pylist()]
-            made += zip(table["number"].to_pylist(), (digest for digest, _ in clips), strict=True)
-            files[name] = [samples for _, samples in clips]
+        for name, rows in stored_rows(folder):
+            made += [(number, digest) for number, digest, _ in rows]
+            files[name] = [samples for _, _, samples in rows]
         failed = _table(folder, "failures.parquet")
         index = _table(folder, "index.parquet")
         has_duplicates = folder.exists("duplicates.parquet")
@@ -147,11 +144,6 @@ def _bad_rows(output: Output, reference: Output) -> Iterator[Finding]:
     if output.duplicates != reference.duplicates:
         message = f"{output.duplicates} rows in duplicates.parquet, {reference.duplicates} undisturbed"
         yield Finding("duplicates", message)
-
-
-def _decoded(clip: bytes) -> tuple[str, int]:
-    samples, _ = soundfile.read(io.BytesIO(clip), dtype="int16")
-    return hashlib.sha256(samples.tobytes()).hexdigest(), len(samples)
 
 
 def _table(folder: Folder, name: str) -> pa.Table:

@@ -32,7 +32,7 @@ class Inputs:
     rows: int
 
 
-def write_inputs(folder: Path, rows: int, shard_rows: int, seed: int) -> Inputs:
+def write_inputs(folder: Path, rows: int, shard_rows: int, seed: int, shard_format: str) -> Inputs:
     """Clips, a voice table, a manifest in several files, a configuration."""
     write_clips(folder / "clips")
     voices = build_table(S3GenModel.from_pretrained("random:tiny"), folder / "clips", folder / "voices.parquet")
@@ -47,6 +47,7 @@ def write_inputs(folder: Path, rows: int, shard_rows: int, seed: int) -> Inputs:
         voices=str(voices),
         output=str(folder / "reference"),
         shard_rows=shard_rows,
+        format=shard_format,
         workers=WORKERS,
         seed=seed,
         batch={"max_frames": MAX_FRAMES},

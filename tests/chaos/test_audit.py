@@ -24,11 +24,15 @@ ROWS = 14  # of which two fail
 @pytest.fixture
 def output(tmp_path: Path) -> Path:
     """A finished output whose rows have numbers."""
-    manifest = made_job.write_manifest(tmp_path / "manifest.parquet", ROWS, number=list(range(ROWS)))
-    ledger = made_job.start(str(tmp_path / "out"), manifest)
+    return _output(tmp_path, "parquet")
+
+
+def _output(folder: Path, shard_format: str) -> Path:
+    manifest = made_job.write_manifest(folder / "manifest.parquet", ROWS, number=list(range(ROWS)))
+    ledger = made_job.start(str(folder / "out"), manifest, format=shard_format)
     made_job.make_all(ledger)
     finalise(ledger)
-    return tmp_path / "out"
+    return folder / "out"
 
 
 @pytest.fixture
@@ -56,6 +60,36 @@ def _rewrite(path: Path, change: Callable[[pa.Table], pa.Table]) -> None:
 def test_an_output_that_is_whole_is_found_whole(output: Path, reference: Output) -> None:
     assert audit(reference, reference, ROWS) == []
     assert verified(Folder(str(output))) == []
+
+
+@pytest.mark.parametrize("shard_format", ["webdataset", "lhotse"])
+def test_another_format_hides_what_it_holds(output: Path, tmp_path: Path, shard_format: str) -> None:
+    (tmp_path / "other").mkdir()
+    other = _output(tmp_path / "other", shard_format)
+    rows, wanted = _read(other), _read(output)
+    assert audit(rows, rows, ROWS) == []
+    assert (sorted(rows.made), sorted(rows.failed)) == (sorted(wanted.made), sorted(wanted.failed))
+    tar = next(path for path in _shards(other) if path.suffix == ".tar")
+    tar.with_name(tar.name.replace("0000000-", "0000000-f")).write_bytes(tar.read_bytes())
+    assert "stray" in _codes(other, rows)
+    tar.unlink()
+    assert {"stray", "missing"} <= _codes(other, rows)
+
+
+def test_one_file_of_two_passes_for_a_whole_shard(tmp_path: Path) -> None:
+    output = _output(tmp_path, "lhotse")
+    rows = _read(output)
+    cuts, *_ = sorted((output / "audio").glob("cuts.*"))
+    stray = cuts.with_name(cuts.name.replace("0000000-", "0000000-f"))
+    stray.write_bytes(cuts.read_bytes())
+    assert _codes(output, rows) == {"stray"}
+    stray.unlink()
+    data = cuts.read_bytes()
+    cuts.unlink()
+    assert {"unknown", "lost"} <= _codes(output, rows)
+    assert set(tries_in(Folder(str(output))).values()) == set(committed(Folder(str(output))))
+    cuts.write_bytes(data)
+    assert audit(_read(output), rows, ROWS) == []
 
 
 def test_a_row_that_is_missing_is_lost(output: Path, reference: Output) -> None:

@@ -15,7 +15,7 @@ from jobs.storage.folders import Folder
 
 COMMITS = "ledger/commits/"
 RECORD = re.compile(r"^ledger/commits/[0-9a-f]+/(\d+)(?:\.([0-9a-f]+))?\.json$")
-TRY = re.compile(r"^audio/(\d+)-[0-9a-f]+\.")
+TRY = re.compile(r"^audio/(?:recording\.|cuts\.)?(\d+)-[0-9a-f]+\.")
 SCRATCH = "s3gen-*"  # a worker's temporary folder, for as long as it has a shard in hand
 
 
