@@ -6,6 +6,7 @@
 | a .csv or .jsonl list, or Parquet files, with `path` | `id`, else `voice_id` |
 | tars as WebDataset has them | `id` of a sample's json, else its key |
 | Parquet files with `audio`, as `datasets` stores it | `id`, else its path without suffix, else file and row |
+| the output of a job of speech | those of its shards |
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ import pyarrow as pa
 
 from jobs.audio.audiofile import READABLE_SUFFIXES
 from jobs.errors import InputError
-from jobs.ledger.layout import JOB
 from jobs.manifest.manifest import SUFFIXES
 from jobs.storage.inputs import base_of, expand
 from jobs.storage.lists import beside, read_list, suffix_of
 from jobs.storage.urls import Options, absolute_url, is_url, refuse_secrets
 from jobs.tokenize.columns import misfits
 from jobs.tokenize.loose_columns import joined, table_of
+from jobs.tokenize.outputs import is_output, shards_of
 from jobs.tokenize.tars import tar_rows
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ def find_audio(where: str, options: Options | None = None, *, besides: Sequence[
         whatever else is said of each recording; in the order of the list, or of the files' names.
 
     Raises:
-        InputError: no such input, nothing in it, several kinds of files, or one that cannot be read.
+        InputError: no such input, nothing in it, several kinds of files, or one that cannot be read; or the output of
+            a job that is not finished.
     """
     url = absolute_url(where)
     own = tuple(f"{absolute_url(each).rstrip('/')}/" for each in besides)
@@ -62,7 +64,9 @@ def find_audio(where: str, options: Options | None = None, *, besides: Sequence[
     if suffix_of(url) in LISTS and found == [url]:
         return _listed(url, options)
     base = base_of(url, found)
-    found = _shards_of_a_job(url, found if found == [url] else _without_hidden(url, base, found))
+    found = found if found == [url] else _without_hidden(url, base, found)
+    if is_output(folder := f"{url.rstrip('/')}/", found):
+        found = shards_of(folder, found, options)
     kinds = {kind: [file for file in found if suffix_of(file) in suffixes] for kind, suffixes in KINDS.items()}
     present = [kind for kind, files in kinds.items() if files]
     if len(present) > 1:
@@ -154,11 +158,3 @@ def _without_hidden(url: str, base: str, found: Sequence[str]) -> list[str]:
 
 def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in name.split("/"))
-
-
-def _shards_of_a_job(url: str, files: list[str]) -> list[str]:
-    """Of the output of a job, its shards."""
-    folder = url.rstrip("/")
-    if f"{folder}/{JOB}" not in files:
-        return files
-    return [file for file in files if file.startswith(f"{folder}/audio/")]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -162,12 +164,63 @@ def test_parquet_files_say_it_themselves(tmp_path: Path) -> None:
     assert find_audio(f"{tmp_path}/b*.parquet") == [f"{tmp_path}/b.parquet"]
 
 
-def test_the_tables_of_a_job_are_taken_for_its_shards(tmp_path: Path) -> None:
-    for name in ("audio/0-a.parquet", "index.parquet", "failures.parquet", "ledger/plan.parquet"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        pq.write_table(pa.table({"id": ["x"]}), tmp_path / name)
-    (tmp_path / "job.json").write_text("{}")
-    assert find_audio(str(tmp_path)) == [f"{tmp_path}/audio/0-a.parquet"]
+def output_of_a_job(folder: Path, shards: Sequence[str], more: Sequence[str] = ("ledger/finished.json",)) -> Path:
+    """With an index of these shards, and what else is named."""
+    for name in (*shards, "failures.parquet", "ledger/plan-0.parquet"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.table({"id": ["x"]}), folder / name)
+    pq.write_table(pa.table({"shard": [name for name in shards for _ in range(3)]}), folder / "index.parquet")
+    (folder / "ledger/rounds").mkdir()
+    for name in ("job.json", *more):
+        (folder / name).write_text("{}")
+    return folder
+
+
+SHARDS = ("audio/0000000-a.parquet", "audio/0000001-b.parquet")
+
+
+def test_the_tables_of_a_job_or_files_of_lost_tries_are_taken_for_its_shards(tmp_path: Path) -> None:
+    folder = output_of_a_job(tmp_path / "out", SHARDS)
+    (folder / "audio/0000001-0.parquet").write_bytes((folder / SHARDS[1]).read_bytes())
+    want = [f"{folder}/{name}" for name in SHARDS]
+    assert find_audio(str(folder)) == want
+    assert find_audio(f"{folder}/") == want
+    shutil.rmtree(folder / "ledger")  # as it is published
+    assert find_audio(str(folder)) == want
+    (folder / "index.parquet").rename(folder / "part-0000.parquet")
+    with pytest.raises(InputError, match=r"out/index\.parquet is missing.*give the files"):
+        find_audio(str(folder))
+    (folder / "index.parquet").mkdir()
+    (folder / "part-0000.parquet").rename(folder / "index.parquet/part-0000.parquet")
+    assert find_audio(str(folder)) == want
+    (folder / SHARDS[0]).unlink()
+    with pytest.raises(InputError, match=r"audio/0000000-a\.parquet is missing, which index\.parquet names"):
+        find_audio(str(folder))
+    (folder / "index.parquet/part-0000.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match=r"part-0000\.parquet cannot be read as the index of a job"):
+        find_audio(str(folder))
+
+
+ROUND = "ledger/rounds/0001-00000002.json"
+
+
+@pytest.mark.parametrize("more", [[], ["ledger/finished.json", ROUND], ["ledger/finished.json", ROUND, f"{ROUND}.x"]])
+def test_rows_that_a_job_has_yet_to_make_are_left_out_without_a_word(tmp_path: Path, more: list[str]) -> None:
+    folder = output_of_a_job(tmp_path / "out", SHARDS, more)
+    with pytest.raises(InputError, match=rf"job in {folder} is not finished.*\(s3gen resume {folder}\), or give"):
+        find_audio(str(folder))
+    with pytest.raises(InputError, match=r"s3gen resume \S+ --storage-options FILE"):
+        find_audio(str(folder), {"anon": True})
+    assert find_audio(f"{folder}/audio/*") == [f"{folder}/{name}" for name in SHARDS]  # the way out
+    (folder / "ledger/finished-0001.json").write_text("{}")
+    if more:
+        assert find_audio(str(folder)) == [f"{folder}/{name}" for name in SHARDS]
+
+
+def test_a_job_of_tokens_is_taken_for_recordings(tmp_path: Path) -> None:
+    folder = output_of_a_job(tmp_path / "t.parquet.job", ())
+    with pytest.raises(InputError, match="no recordings in"):
+        find_audio(str(folder))
 
 
 def test_tars_are_one_list_whose_columns_they_share(tmp_path: Path) -> None:
