@@ -21,7 +21,7 @@ BENCH_ARGS ?=
 CHAOS_ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-browser chaos parity bench bench-ray lint format clean
+.PHONY: help setup demo test test-cluster test-browser chaos parity bench bench-ray lint format clean
 
 help: ## list the targets
 	@awk -F ':[^#]*## ' '/^[a-z-]+:.*## / {printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,8 +45,11 @@ demo: setup ## run the main job on the clips of demo/voices (MODEL=random:tiny: 
 	$(BIN)/s3gen verify $(DEMO)/speech
 	$(if $(filter random:%,$(MODEL)),@echo "To hear the clips' sentences in each other's voices: make demo MODEL=ResembleAI/chatterbox")
 
-test: setup ## run all tests but those that need a browser
-	$(BIN)/python -m pytest --ignore=tests/browser
+test: setup ## run all tests but those of the next two
+	$(BIN)/python -m pytest --ignore=tests/browser -m "not cluster" --numprocesses=auto --maxprocesses=4 --dist=loadfile
+
+test-cluster: setup ## run whole jobs on Ray, some of which are killed
+	$(BIN)/python -m pytest --ignore=tests/browser -m cluster
 
 test-browser: setup ## look at the report page with Chromium; screenshots in build/browser
 	@command -v chromium || command -v chromium-browser || command -v google-chrome || \

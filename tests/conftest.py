@@ -16,6 +16,13 @@ os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 torch.set_num_threads(1)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the tests that ask for a real Ray; those that start one by themselves say so."""
+    for item in items:
+        if {"local_ray", "ray_head"} & set(getattr(item, "fixturenames", ())):
+            item.add_marker("cluster")
+
+
 @pytest.fixture(scope="session")
 def tiny_model() -> S3GenModel:
     return S3GenModel.from_pretrained("random:tiny")

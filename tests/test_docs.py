@@ -90,6 +90,7 @@ def _place() -> Iterator[Path]:
         yield Path(folder)
 
 
+@pytest.mark.cluster
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_reader_is_told_something_that_does_not_run(
     document: Path, tmp_path: Path, place: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch

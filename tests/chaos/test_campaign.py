@@ -7,10 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 SECONDS = 400  # on a machine that is busy with other things
 FAULTS = {"worker": 2, "driver_at_work": 1, "driver_finishing": 1}
 
 
+@pytest.mark.cluster
 def test_a_job_that_is_killed_in_several_ways_ends_as_if_nothing_had_happened(tmp_path: Path) -> None:
     faults = [f"{name}={count}" for name, count in FAULTS.items()]
     # Of all formats the one whose shards are two files.

@@ -60,6 +60,7 @@ def _commits(output: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in output.glob("ledger/commits/*/*.json")}
 
 
+@pytest.mark.cluster
 def test_a_job_outlives_a_node_then_all_nodes_and_takes_its_work_to_new_ones(
     folder: Path, tiny_model: S3GenModel
 ) -> None:
