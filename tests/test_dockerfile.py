@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tomllib
+from fnmatch import fnmatch
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -28,9 +29,19 @@ def test_image_lacks_a_file_that_is_not_in_the_repository_or_is_kept_from_it() -
 
 
 def test_package_is_installed_without_one_of_its_folders() -> None:
-    tops = {package.partition(".")[0] for package in PROJECT["tool"]["setuptools"]["packages"]}
+    packages = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    tops = {package.partition(".")[0] for package in packages}
     named = {PROJECT["project"]["readme"], *PROJECT["project"]["license-files"], "pyproject.toml", "constraints.txt"}
     assert sorted({*tops, *named}) == sorted(copied())
+
+
+def test_package_below_a_package_is_left_out() -> None:
+    patterns = PROJECT["tool"]["setuptools"]["packages"]["find"]["include"]
+    inner = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("jobs/**/__init__.py")}
+    folders = {".".join(path.parent.relative_to(ROOT).parts) for path in ROOT.glob("jobs/**/*.py")}
+    assert inner == folders
+    assert len(inner) > 10
+    assert not [name for name in inner if not any(fnmatch(name, pattern) for pattern in patterns)]
 
 
 def test_image_is_installed_in_another_way_than_a_reader_of_the_readme() -> None:
