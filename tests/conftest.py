@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
 
 import pytest
 import torch
 
 from s3gen import S3GenModel, Voice
+from tests import surroundings
 from tests.jobs.ray_head import ray_head  # noqa: F401 - a fixture of several modules
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+surroundings.shut_out()
 # The tiny model's tensors are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
 
