@@ -71,7 +71,7 @@ def plan(
     if as_json:
         click.echo(json.dumps({**found.as_dict(), **costs.as_dict()}))
     else:
-        _print_estimate(found)
+        _print_estimate(found, job)
         _print_disk(found, job)
         _print_bill(found, costs)
         _print_problems(found)
@@ -85,7 +85,7 @@ def _check_options(speed: float | None, price: float | None, *, calibrate: bool)
         raise click.UsageError("--price needs a speed: give --calibrate, or --speed with what a trial showed")
 
 
-def _print_estimate(found: Estimate) -> None:
+def _print_estimate(found: Estimate, job: JobConfig) -> None:
     exact = found.sampled_rows == found.rows
     click.echo(f"rows: {found.rows} in {found.shards} shards")
     sample = "they use" if exact else f"a sample of {found.sampled_rows} rows uses"
@@ -94,7 +94,7 @@ def _print_estimate(found: Estimate) -> None:
     if found.row_seconds:
         least, median, most = found.row_seconds
         lengths = f"; rows of {least:.1f} to {most:.1f} s, half of them above {median:.1f}"
-    click.echo(f"audio: {'' if exact else 'about '}{found.audio_hours:.4g} hours{lengths}")
+    click.echo(f"audio: {'' if exact else 'about '}{found.audio_hours:.4g} hours{_untrimmed(job)}{lengths}")
     click.echo(
         f"batches of at most {found.max_frames} frames: {found.batches} of {'all rows' if exact else 'the sample'}"
     )
@@ -113,8 +113,13 @@ def _print_estimate(found: Estimate) -> None:
             click.echo(f"  {code}: {count}, such as {found.examples[code]}")
 
 
+def _untrimmed(job: JobConfig) -> str:
+    """Behind amounts of audio: how much is silence at its ends is not known before it is made."""
+    return "" if job.wave.trim_db is None else " before trimming"
+
+
 def _print_disk(found: Estimate, job: JobConfig) -> None:
-    click.echo("disk, about:")
+    click.echo(f"disk{_untrimmed(job)}, about:")
     for shards, by_audio in found.disk_bytes.items():
         sizes = [
             f"{_size(size)} as {audio}{' (this job)' if (shards, audio) == (job.format, job.audio) else ''}"

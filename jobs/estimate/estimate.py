@@ -39,7 +39,7 @@ class Estimate:
         padding: its share in what each part of the model computes.
         prompt_share: of the prompts, in what the flow computes.
         flac_share: bytes of FLAC for a byte of WAV: measured, or an average of recorded speech.
-        disk_bytes: of a whole output, by format and encoding.
+        disk_bytes: of a whole output, by format and encoding; of audio that is not trimmed, too.
         measured: the speed here, where it was asked for.
         on_gpu: the job will run on GPUs.
         is_begun: an earlier run has begun it.
@@ -94,7 +94,7 @@ def estimate(config: JobConfig, limit: int | None = None, *, calibrate: bool = F
     if gauge is not None:
         max_frames, assumed = gauge.max_frames, False
     sample = Sample(config, plan, voices, max_frames=max_frames, on_gpu=on_gpu, keep=calibrate)
-    outset = Outset.of(config, plan, limit)
+    outset = Outset.of(config, plan, limit, voices)
     return Estimate(
         shards=len(plan),
         rows=plan.rows,

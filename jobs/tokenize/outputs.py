@@ -43,8 +43,8 @@ def shards_of(folder: str, files: Sequence[str], options: Options | None) -> lis
     if not _is_finished(names):
         resume = ["s3gen", "resume", folder.rstrip("/"), *(["--storage-options", "FILE"] if options else [])]
         raise InputError(
-            f"the job in {folder.rstrip('/')} is not finished: rows that it has yet to make would be missing, and some might be "
-            f"there twice; finish it ({shlex.join(resume)}), or {given}"
+            f"the job in {folder.rstrip('/')} is not finished: rows that it has yet to make would be missing, and some "
+            f"might be there twice; finish it ({shlex.join(resume)}), or {given}"
         )
     if not any(name.startswith(AUDIO) for name in names):
         return []

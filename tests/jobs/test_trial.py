@@ -6,17 +6,20 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 
 from jobs.config.config import JobConfig, config_from
 from jobs.finish import finalise
 from jobs.ledger.ledger import Ledger
 from jobs.making import Outcome
+from jobs.manifest.rows import Row
 from jobs.storage.folders import Folder
 from jobs.trial import trial_of
 from tests.jobs.command import cli
 from tests.jobs.inputs import write_config
 from tests.jobs.made_job import job_of, plan_of, prepare, write_manifest
+from tests.jobs.shown_job import with_measures
 
 
 def _config(output: Path, **values: object) -> JobConfig:
@@ -79,6 +82,36 @@ def test_a_trial_in_which_no_row_was_made_has_a_speed(ledger: Ledger, tmp_path: 
         attempt, record = prepare(ledger, shard)
         ledger.commit(attempt, replace(record, samples=0))
     assert trial_of(_config(tmp_path), ledger.folder.url) is None
+
+
+@pytest.mark.parametrize(
+    "worse", [{}, {"u3": "bad_audio", "u6": "not_finite", "u7": "unknown_voice", "u12": "wrong_length"}]
+)
+def test_silence_that_is_trimmed_or_rows_found_unfit_pass_for_no_work(tmp_path: Path, worse: dict[str, str]) -> None:
+    """A plan bills the audio of all rows, as long as their tokens ask for."""
+    wave = {"trim_db": 40.0, "sample_rate": 8_000, "trailing_silence_tokens": 5}
+    output, manifest = str(tmp_path / "out"), write_manifest(tmp_path / "m.parquet", 16)
+    ledger = Ledger.start(Folder(output), job_of(output, manifest, wave=wave) | {"gpus": 0}, plan_of(manifest))
+    made: dict[str, int] = {}  # tokens
+
+    def trouble(row: Row) -> str | None:
+        code = worse.get(row.id)
+        made[row.id] = 0 if code == "unknown_voice" else len(row.tokens)
+        return code
+
+    for shard in range(len(ledger.plan)):
+        attempt, record = prepare(ledger, shard, trouble=trouble)
+        for row in range(record.rows_done):  # a half is left of each: 160 of 320 samples for each of its tokens
+            assert record.index is not None
+            tokens = pq.read_table(Path(output) / record.index.name)["samples"][row].as_py() // 960
+            trimmed = {"trimmed_start": 100 * tokens, "trimmed_end": 60 * tokens, "problems": ""}
+            record = with_measures(ledger, record, row, trimmed)
+        times = {"started_at": 5.0 * shard, "finished_at": 5.0 * shard + 5}
+        ledger.commit(attempt, replace(record, worker="a:1", samples=record.samples // 2, **times))
+    found = trial_of(_config(tmp_path, wave=wave), output)
+    assert found is not None
+    assert len(made) == 14  # the manifest's others are no rows to begin with
+    assert found.speed == pytest.approx(sum(made.values()) / 25 / (5 * len(ledger.plan)))
 
 
 def _suggested(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str, **values: Any) -> str:

@@ -63,6 +63,14 @@ def test_plan_counts_writes_nothing_and_invents_no_speed(job: dict[str, Any], tm
     assert sorted(tmp_path.iterdir()) == before
 
 
+def test_audio_that_will_be_trimmed_passes_for_what_is_stored(job: dict[str, Any], tmp_path: Path) -> None:
+    config = write_config(tmp_path / "job.yaml", **job)
+    assert "trimming" not in cli("plan", config).stdout
+    text = cli("plan", config, "--set", "wave.trim_db=40").stdout
+    assert "hours before trimming" in text
+    assert "disk before trimming, about:" in text
+
+
 def test_plan_measures_a_gpu_or_hides_that_it_did_not(job: dict[str, Any], tmp_path: Path) -> None:
     def planned(**values: Any) -> tuple[int, bool, str]:
         config = write_config(tmp_path / "job.yaml", **job, **values)
