@@ -11,7 +11,7 @@ import hashlib
 import heapq
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.errors import InputError
+from jobs.manifest.texts import shown
 from jobs.parquet.reader import read_parquet
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options, absolute_url, is_url
@@ -75,8 +77,9 @@ class VoiceBuild:
         self._options = options
         folder, _, self._name = self.url.rpartition("/")
         self._folder = Folder(folder or "/", options)
-        exists = append and self._folder.exists(self._name)
-        self._old = VoiceTable.open(self.url, options) if exists else None
+        there = self._folder.exists(self._name)
+        self._old = VoiceTable.open(self.url, options) if append and there else None
+        self._replaces = there and not append
         if self._old is not None:
             self._old.check_model(voice_fingerprint)
         clips = chosen_settings(max_seconds, loudness, self._old)
@@ -84,7 +87,13 @@ class VoiceBuild:
         self._settings = clips.stored(voice_fingerprint)
 
     def parts(self, sources: Sequence[Source]) -> list[Part]:
-        """The parts of the sources, which are sorted by voice id."""
+        """The parts of the sources, which are sorted by voice id.
+
+        Raises:
+            InputError: the table is there, is not appended to, and has voices that are not among them.
+        """
+        if self._replaces:
+            self._refuse_loss({source.voice_id for source in sources})
         known = self._known()
         cut = [tuple(sources[start : start + PART_VOICES]) for start in range(0, len(sources), PART_VOICES)]
         return [
@@ -119,6 +128,22 @@ class VoiceBuild:
             seconds=sum(report.seconds for report in reports),
             failures=everything,
         )
+
+    def _refuse_loss(self, given: Set[str]) -> None:
+        """What was meant for another table, or lacks --append, would cost voices, and jobs begun with them."""
+        try:
+            there = VoiceTable.open(self.url, self._options).rows(["voice_id"])
+            lost = [name for batch in there for name in batch["voice_id"].to_pylist() if name not in given]
+        except InputError as error:
+            raise InputError(
+                f"--out {self.url} is there already and is not replaced, since it cannot be read ({error}); choose "
+                "another place, or delete it"
+            ) from None
+        if lost:
+            raise InputError(
+                f"--out {self.url} is there already, and INPUT lacks {len(lost)} of its voices, such as "
+                f"{shown(lost[0])}, which would be lost; add to it with --append, choose another place, or delete it"
+            )
 
     def _remove(self, parts: Folder) -> None:
         for name in parts.list():

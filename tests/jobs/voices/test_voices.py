@@ -292,6 +292,29 @@ def test_append_adds_and_skips_and_never_replaces(tiny_model: S3GenModel, clips:
     assert torch.equal(got.prompt_feat, old.prompt_feat)
 
 
+def test_a_forgotten_append_costs_the_voices_that_a_table_has(
+    tiny_model: S3GenModel, clips: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "v.parquet"
+    _build(tiny_model, clips, out)
+    before = out.read_bytes()
+    _clip(tmp_path / "other/a.wav", seed=9)
+    _clip(tmp_path / "other/new.wav", seed=10)
+    with pytest.raises(InputError, match=r"v\.parquet is there already.*lacks 3 of its voices, such as 'b'.*--append"):
+        _build(tiny_model, tmp_path / "other", out)
+    assert out.read_bytes() == before
+    assert not (tmp_path / "v.parquet.parts").exists()
+    # The same once more, or more than these, costs none.
+    _build(tiny_model, clips, out)
+    assert out.read_bytes() == before
+    _clip(clips / "new.wav", seed=10)
+    _build(tiny_model, clips, out)
+    assert VoiceTable.open(str(out)).voices == 5
+    out.write_bytes(b"somebody's table of something else")
+    with pytest.raises(InputError, match=r"v\.parquet is there already and is not replaced.*or delete it"):
+        _build(tiny_model, clips, out)
+
+
 def test_a_quiet_and_a_loud_recording_of_one_voice_are_two_voices(tiny_model: S3GenModel, tmp_path: Path) -> None:
     """At one loudness they are the same, but for rounding; its number is that of the clip at 24 kHz."""
     clips, out = tmp_path / "clips", tmp_path / "v.parquet"
