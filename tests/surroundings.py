@@ -9,16 +9,14 @@ from hypothesis import HealthCheck, settings
 
 def shut_out() -> None:
     """For this process and all that it starts; to be called before test modules are imported."""
-    # All accounts are made up: a profile, a token or an endpoint of the developer's would lead past them.
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
+    # All accounts are made up, and all servers on this machine: no profile and no proxy of its user leads there.
+    for name in [name for name in os.environ if name.startswith("AWS_") or name.lower().endswith("_proxy")]:
         del os.environ[name]
     os.environ |= {
         "AWS_CONFIG_FILE": os.devnull,
         "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    # All servers are on this machine, where no proxy leads.
-    os.environ |= {"NO_PROXY": "*", "no_proxy": "*"}
     # A width of its own would break lines elsewhere.
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
