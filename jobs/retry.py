@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from jobs.formats.writers import pick
 from jobs.ledger.layout import FAILURES, round_rows_name
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.parts import BATCH_ROWS, READ_GROUP_ROWS, write_table
+from jobs.ledger.records import text_bytes
 from jobs.ledger.tally import Summary
 from jobs.manifest.columns import FAILURE_COLUMNS
 from jobs.manifest.manifest import Ints, RowGroups, described
@@ -101,7 +102,7 @@ def _extended(
     Args:
         taken: how many they are, by code.
     """
-    plan, found = ledger.plan, list[tuple[Ints, Ints]]()
+    plan, found, ids = ledger.plan, list[tuple[Ints, Ints]](), list[bytes | None]()
     together = sum(rows for code, rows in taken.items() if code not in ALONE)
     before = dict(zip(plan.again.tolist(), plan.reseeded.tolist(), strict=True))  # what comes last counts
 
@@ -110,6 +111,7 @@ def _extended(
             for failures in _failed_of(codes, table):
                 numbers = plan.numbers_of(failures["manifest"].to_pylist(), failures["row"].to_numpy())
                 found.append((numbers, _reseeded(numbers, failures, before, number)))
+                ids.extend(text_bytes(failures["id"]))
                 if ledger.kind == "synth":
                     yield _as_planned(failures, plan.manifest.columns)
                 else:
@@ -119,7 +121,7 @@ def _extended(
     file, groups = described(round_rows_name(number, written.sha256), copy)
     again, reseeded = (np.concatenate(numbers) for numbers in zip(*found, strict=True))
     starts = _starts(groups, together, ledger.job["config"]["shard_rows"])
-    return plan.extended(file, starts, again, reseeded)
+    return plan.extended(file, _apart(starts, ids), again, reseeded)
 
 
 def _starts(groups: RowGroups, together: int, shard_rows: int) -> Ints:
@@ -127,6 +129,20 @@ def _starts(groups: RowGroups, together: int, shard_rows: int) -> Ints:
     rows = int(groups.rows.sum())
     first = cuts([groups], together, shard_rows)[:-1] if together else np.zeros(0, np.int64)
     return np.concatenate([first, np.arange(together, rows, MAX_GUILTY), [rows]]).astype(np.int64)
+
+
+def _apart(starts: Ints, ids: Sequence[bytes | None]) -> Ints:
+    """Where shards begin, with more of them where an id is there again: in one shard its row would fail for ever.
+
+    Two rows of one id that can be tried again were in two shards, where both may be made.
+    """
+    begins, found, seen = set(starts.tolist()), list[int](), set[bytes | None]()
+    for at, row_id in enumerate(ids):
+        if at in begins or row_id in seen:
+            found.append(at)
+            seen.clear()
+        seen.add(row_id)
+    return np.array([*found, len(ids)], np.int64)
 
 
 def _failed_of(codes: Collection[str], table: Path) -> Iterator[pa.Table]:

@@ -274,6 +274,27 @@ def test_many_deadly_rows_meet_in_one_shard_which_is_given_up(tmp_path: Path) ->
     each_row_is_there_once(ledger)
 
 
+def test_two_rows_of_one_id_meet_in_one_shard_where_one_fails_for_ever(output: str, tmp_path: Path) -> None:
+    """Each was in a shard of its own, where both may be made."""
+    names = ["x", "a", "b", "c", "x", "d", "e", "f", "y", "g", "x", "h", "y", "i"]
+    manifest = write_manifest(tmp_path / "manifest.parquet")
+    pq.write_table(pq.read_table(manifest).set_column(0, "id", pa.array(names)), manifest, row_group_size=5)
+    ledger = start(output, manifest)
+    trouble = failing(x="bad_audio", c="bad_audio", y="worker_crashed")
+    assert make_left(ledger, trouble).errors["bad_audio"] == 4
+    for _ in range(2):
+        ledger = again(ledger)
+        errors = make_left(ledger, trouble).errors
+        assert (errors["bad_audio"], errors["worker_crashed"]) == (4, 2)
+        assert "duplicate_id" not in errors
+    ledger = again(ledger)
+    summary = make_left(ledger)
+    assert set(summary.errors) == {"null_tokens", "token_out_of_range"}
+    assert summary.duplicates == 3
+    assert Counter(ids(ledger)) == Counter(name for at, name in enumerate(names) if at not in (5, 9))
+    assert verify(ledger.folder.url).findings == []
+
+
 def test_only_what_may_be_mended_is_tried(tmp_path: Path) -> None:
     """Whatever follows from the row itself would fail again; and what is tried is what the user is told of."""
     manifest = write_manifest(tmp_path / "manifest.parquet", count=60)
