@@ -184,11 +184,12 @@ def _checks(config: JobConfig, summary: Summary) -> str:
         if config.on_bad_audio == "keep"
         else "Audio beyond a limit was left out."
     )
+    trimmed = "" if config.wave.trim_db is None else ", but for the silence that was trimmed"
     return (
         "## Checks\n\n"
-        "Every utterance is finite and has the length that its tokens ask for; levels, silence, clipping, offset and "
-        f"clicks were measured, and are in `index.parquet`. {what} Nobody has listened to all of it, and no check "
-        "compares what is said with a text.\n\n"
+        f"Every utterance is finite and has the length that its tokens ask for{trimmed}; levels, silence, clipping, "
+        f"offset and clicks were measured, and are in `index.parquet`. {what} Nobody has listened to all of it, and no "
+        "check compares what is said with a text.\n\n"
     ) + "\n".join(["| check | limit | rows beyond it |", "|---|--:|--:|", *rows])
 
 

@@ -83,7 +83,8 @@ def histogram(spread: Spread, *, title: str, axis: str, unit: Callable[[float], 
     there = places[spread.counts > 0]
     counts = np.bincount(np.clip((places - start) // wide, 0, bins - 1), weights=spread.counts, minlength=bins)
     edges = [spread.step * (start + wide * place) for place in range(bins + 1)]
-    reach = [f"{unit(left)} to {unit(right)}" for left, right in pairwise(edges)]
+    # Beyond a spread's last place values have one name.
+    reach = [f"{left} to {right}" if left != right else left for left, right in pairwise(map(unit, edges))]
     if there[0] < start:
         reach[0] = f"up to {unit(edges[1])}"
     if there[-1] >= start + wide * bins:

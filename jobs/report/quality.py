@@ -15,6 +15,8 @@ from jobs.report.charts import Chart, histogram
 from jobs.report.spread import Spread
 from jobs.report.words import decibels, lufs
 
+MOST_LETTERS = 100.0  # a second, that are told apart: nobody speaks as fast, but audio that is cut off has any number
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Quality:
@@ -72,12 +74,12 @@ QUALITIES = (
         name="letters/s",
         axis="letters and digits per second",
         digits=1,
-        unit="{:.1f}".format,
+        unit=lambda value: f"{value:.1f}" if value < MOST_LETTERS else f"{MOST_LETTERS:.0f} or more",
         lowest="slowest",
         highest="fastest",
         low=0.0,
         step=0.1,
-        high=100.0,
+        high=MOST_LETTERS,
     ),
     Quality(
         column="dnsmos_ovr",

@@ -90,6 +90,14 @@ def test_random_weights_are_not_passed_off_as_speech(tmp_path: Path) -> None:
     assert "The weights of the model were random, for a trial: this is noise." in read(ledger)[1]
 
 
+def test_trimmed_audio_is_said_to_be_as_long_as_its_tokens(job: tuple[Ledger, Summary], tmp_path: Path) -> None:
+    write_card(*job)
+    assert "has the length that its tokens ask for;" in read(job[0])[1]
+    ledger, summary = finished(tmp_path, wave={"trim_db": 40.0})
+    write_card(ledger, summary)
+    assert "has the length that its tokens ask for, but for the silence that was trimmed;" in read(ledger)[1]
+
+
 def test_an_edited_card_is_overwritten(job: tuple[Ledger, Summary], caplog: pytest.LogCaptureFixture) -> None:
     ledger, summary = job
     write_card(ledger, summary)

@@ -191,6 +191,18 @@ def test_histograms_of_next_to_nothing(values: list[int]) -> None:
     assert histogram(Spread(0.0, 1.0), title="t", axis="a", unit=length, what="row") is None
 
 
+@pytest.mark.parametrize("rates", [[12.0, 15.0, 262.5, 300.0], [100.0, 300.0], [99.9, 100.0], [*[50.0] * 900, 300.0]])
+def test_rows_that_are_cut_off_speak_at_a_hundred_letters_a_second(rates: list[float]) -> None:
+    numbers = Numbers()
+    numbers.add(frame(len(rates), 1).assign(letters_per_second=rates))
+    (chart,) = (each for each in numbers.qualities.histograms() if each.title == "Speaking rate")
+    assert dict(chart.facts)["most"] == "100 or more"
+    assert dict(chart.facts)["least"] == ("100 or more" if min(rates) >= 100 else f"{min(rates):.1f}")
+    labels = [bar.label for bar in chart.bars]
+    assert all(label.count("or more") < 2 and "101" not in label for label in labels)
+    assert "or more" in labels[-1] or "and more" in labels[-1]
+
+
 @pytest.mark.parametrize(("low", "high"), [(0, 1), (0.3, 0.31), (-34.5, -33.5), (0, 123_456), (2, 17)])
 def test_ticks_are_round_few_and_different(low: float, high: float) -> None:
     found = ticks(low, high)
