@@ -123,12 +123,14 @@ class Unstartable:
 
 
 class Sleeper:
-    """Takes its time over each task."""
+    """Takes its time over each task; a file, where one is named, tells that it has begun."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds = seconds
+    def __init__(self, seconds: float, begun: str | None = None) -> None:
+        self._seconds, self._begun = seconds, begun
 
     def run(self, task: int) -> int:
+        if self._begun is not None:
+            Path(self._begun).touch()
         time.sleep(self._seconds)
         return task
 
@@ -150,17 +152,17 @@ class Stuck:
 
 
 class Slow:
-    """Takes longer over a task than a worker may do nothing, but gets on."""
+    """Gets on with a task until a file is there, or for so long at most; tells whether it was there."""
 
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self.pulse = seconds, Pulse()
+    def __init__(self, until: str, seconds: float) -> None:
+        self._until, self._seconds, self.pulse = Path(until), seconds, Pulse()
 
-    def run(self, task: int) -> int:
-        until = time.monotonic() + self._seconds
-        while time.monotonic() < until:
+    def run(self, task: int) -> bool:
+        last = time.monotonic() + self._seconds
+        while not self._until.exists() and time.monotonic() < last:
             time.sleep(0.1)
             self.pulse.beat()
-        return os.getpid()
+        return self._until.exists()
 
 
 class Environment:

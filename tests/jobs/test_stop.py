@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import click
 import pytest
@@ -87,16 +86,21 @@ def test_a_command_that_is_ended_leaves_its_temporary_files(
 
 
 def test_a_run_that_hangs_on_its_way_out_stays_for_ever() -> None:
-    began = time.monotonic()
-    ended = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=30)
+    ended = subprocess.run([sys.executable, "-c", HANGING], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 1
     assert "0.5 s after the signal to stop: leaving at once" in ended.stderr
-    assert time.monotonic() - began < 10
 
 
 def test_a_run_that_ended_in_time_is_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("jobs.stop.LEAVE_SECONDS", 0.2)
+    left: list[str] = []
+    monkeypatch.setattr("jobs.stop._leave", lambda: left.append("at once"))
+    monkeypatch.setattr("jobs.stop.LEAVE_SECONDS", 3_600.0)
     stop = Stop()
     with stop.listening(), stop.graceful():
         os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(0.4)  # or this process ends here
+        waiting = stop._last_resort
+        assert waiting is not None
+        assert waiting.is_alive()
+    waiting.join(60)  # what was called off ends at once; what was forgotten, in an hour
+    assert not waiting.is_alive()
+    assert left == []

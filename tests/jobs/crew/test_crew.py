@@ -12,6 +12,7 @@ import ray
 from jobs.crew import crew as crews
 from jobs.crew.actor import Recipe
 from jobs.crew.crew import Crew, explain
+from jobs.crew.member import Member
 from jobs.crew.placement import Share
 from jobs.crew.schedule import Schedule
 from jobs.crew.session import connected, draining, is_gone, plan_share
@@ -22,7 +23,7 @@ __all__ = ["local_ray"]
 
 FAKES = "tests.jobs.fake_workers"
 SMALL = Share(cpus=0.5, gpus=0, threads=1)
-
+MOST_SECONDS = 120.0  # for what may take some on a busy machine, and must not take for ever
 
 pytestmark = pytest.mark.usefixtures("local_ray")
 
@@ -49,7 +50,7 @@ def _work(
 def test_every_task_is_done_once_and_the_actors_are_gone() -> None:
     reports, _ = _work("Doubler", 20, workers=2)
     assert reports == {task: 2 * task for task in range(20)}
-    until = time.monotonic() + 20
+    until = time.monotonic() + MOST_SECONDS
     while ray.available_resources().get("CPU", 0) < 2 and time.monotonic() < until:
         time.sleep(0.1)
     assert ray.available_resources()["CPU"] == 2
@@ -144,18 +145,28 @@ def test_no_worker_takes_a_second_task_that_another_one_waits_for(tmp_path: Path
 def test_a_worker_that_does_nothing_more_holds_its_task_for_ever(
     tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    reports, schedule = _work("Stuck", 4, workers=2, stall_seconds=1.5, folder=str(tmp_path), times=1, how=how)
+    reports, schedule = _work("Stuck", 4, workers=2, stall_seconds=4, folder=str(tmp_path), times=1, how=how)
     assert sorted(reports) == [0, 1, 2, 3]
     assert schedule.given_up == {}
-    assert "did nothing for 1.5 s" in caplog.text
+    assert "did nothing for 4 s" in caplog.text
     (hung,) = (int(path.name) for path in tmp_path.iterdir())
     assert _ends(hung)
 
 
-def test_a_slow_worker_is_ended_though_it_gets_on(caplog: pytest.LogCaptureFixture) -> None:
-    reports, _ = _work("Slow", 1, stall_seconds=2.5, seconds=4.0)
-    assert list(reports) == [0]
-    assert "did nothing" not in caplog.text
+def test_a_worker_cannot_tell_over_a_task_that_it_gets_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the crew makes of it is in test_crew_faults; here it is seen to get there."""
+    felt, seen = Member.felt, tmp_path / "seen"
+
+    def feel(member: Member, pulse: int, now: float) -> None:
+        before = member.got_on
+        felt(member, pulse, now)
+        if member.tasks and member.got_on > before:
+            seen.touch()
+
+    monkeypatch.setattr(Member, "felt", feel)
+    monkeypatch.setattr(crews, "PULSE_SECONDS", 0.1)
+    reports, _ = _work("Slow", 1, until=str(seen), seconds=MOST_SECONDS)
+    assert reports == {0: True}
 
 
 def test_a_worker_of_no_more_use_lives_on(tmp_path: Path) -> None:
@@ -166,7 +177,7 @@ def test_a_worker_of_no_more_use_lives_on(tmp_path: Path) -> None:
 
 
 def _ends(pid: int) -> bool:
-    until = time.monotonic() + 20
+    until = time.monotonic() + MOST_SECONDS
     while Path(f"/proc/{pid}").exists() and time.monotonic() < until:
         time.sleep(0.1)
     return not Path(f"/proc/{pid}").exists()
@@ -184,13 +195,13 @@ def test_workers_killed_while_they_start_do_not_end_the_run(tmp_path: Path, monk
     assert sorted(reports) == [0, 1]
 
 
-def test_a_run_that_is_asked_to_stop_drops_what_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_that_is_asked_to_stop_drops_what_takes_too_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(crews, "DRAIN_SECONDS", 1.0)
-    began = time.monotonic()
-    reports, schedule = _work("Sleeper", 5, should_stop=lambda: time.monotonic() - began > 4, seconds=100.0)
+    begun = tmp_path / "begun"
+    reports, schedule = _work("Sleeper", 5, should_stop=begun.exists, seconds=1_000.0, begun=str(begun))
     assert reports == {}
     assert schedule.in_hand == 1
-    assert time.monotonic() - began < 20
+    assert time.time() - begun.stat().st_mtime < 500
 
 
 def test_a_run_that_is_asked_to_stop_takes_what_is_nearly_done() -> None:
