@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from s3gen._torchaudio import Resample, fbank, mel_banks
 from s3gen.constants import LOUDEST, MEL_BINS, MEL_HOP, SAMPLE_RATE, TOKENIZER_HOP, TOKENIZER_RATE
+from s3gen.precision import float32_default, strict_float32
 
 _PROMPT_WINDOW = 4 * MEL_HOP  # samples, and the FFT's size
 _PROMPT_PAD = (_PROMPT_WINDOW - MEL_HOP) // 2  # samples that are mirrored at each end
@@ -162,7 +163,8 @@ class PromptMel(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         filters = mel_filters(SAMPLE_RATE, _PROMPT_WINDOW, MEL_BINS, _PROMPT_FMAX)
-        self.register_buffer("window", torch.hann_window(_PROMPT_WINDOW, device="cpu"), persistent=False)
+        window = torch.hann_window(_PROMPT_WINDOW, dtype=torch.float32, device="cpu")
+        self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
     @torch.no_grad()
@@ -179,7 +181,8 @@ class PromptMel(nn.Module):
             ValueError: as `check_wav`; at least 721 samples are needed.
         """
         check_wav(wav, "the reference audio", rate=SAMPLE_RATE, minimum=PROMPT_MIN_SAMPLES, dtype=self.window.dtype)
-        return self.batch([wav.to(self.window.device)])[0]
+        with strict_float32(self.window.device):
+            return self.batch([wav.to(self.window.device)])[0]
 
     def batch(self, wavs: Sequence[Tensor]) -> list[Tensor]:
         """`forward` of many clips that are known to be good and lie on the module's device."""
@@ -197,7 +200,8 @@ class TokenizerMel(nn.Module):
     def __init__(self, mels: int) -> None:
         super().__init__()
         filters = mel_filters(TOKENIZER_RATE, _TOKENIZER_WINDOW, mels, TOKENIZER_RATE / 2)
-        self.register_buffer("window", torch.hann_window(_TOKENIZER_WINDOW, device="cpu"), persistent=False)
+        window = torch.hann_window(_TOKENIZER_WINDOW, dtype=torch.float32, device="cpu")
+        self.register_buffer("window", window, persistent=False)
         self.register_buffer("filters", filters, persistent=False)
 
     def forward(self, wav: Tensor) -> Tensor:
@@ -233,7 +237,7 @@ class SpeakerFeatures(nn.Module):
 
     def __init__(self, mels: int) -> None:
         super().__init__()
-        with torch.device("cpu"):
+        with torch.device("cpu"), float32_default():
             window = torch.hann_window(_SPEAKER_WINDOW, periodic=False).pow(_POVEY_EXPONENT)
             filters, _ = mel_banks(mels, _SPEAKER_FFT, float(TOKENIZER_RATE), 20.0, 0.0, 100.0, -500.0, 1.0)
         self.register_buffer("window", window, persistent=False)

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 
 
 def state_of(*modules: nn.Module) -> Hashable:
-    """Changes when a weight or buffer of the modules is replaced, moved, recast or written in place."""
+    """Changes when a weight or buffer of the modules is replaced, moved, recast or written in place through torch.
+
+    Not when it is written through ``.data`` or numpy, or was made in inference mode: torch does not count these.
+    """
     weights = (itertools.chain(module.parameters(), module.buffers()) for module in modules)
     return tuple((weight.data_ptr(), _version(weight)) for weight in itertools.chain(*weights))
 

@@ -57,6 +57,12 @@ class Flow(nn.Module):
         self._lean: tuple[tuple[Any, ...], LeanEstimator] | None = None
         self._graphs = Graphs()
 
+    def prepare(self, *, dtype: str, compiler: Compiler | None) -> None:
+        """Choose how `solve` computes, and drop what was derived from the weights: it may be theirs no longer."""
+        self.dtype = dtype
+        self.compiler = compiler
+        self._lean = None
+
     @property
     def default_steps(self) -> int:
         """Steps when the caller does not say."""

@@ -16,6 +16,7 @@ from s3gen.config import SpeakerConfig
 from s3gen.constants import TOKENIZER_RATE
 from s3gen.derived import state_of
 from s3gen.folded import FoldedCAMPPlus
+from s3gen.precision import strict_float32
 from s3gen.ragged import plan_batches
 
 # Three filter bank frames (25 ms long, 10 ms apart) are two after the time-delay layer, the fewest with a deviation.
@@ -28,7 +29,8 @@ _CPU_BATCH_FRAMES = 2_400
 class SpeakerEncoder(nn.Module):
     """A clip's voice as a vector.
 
-    It computes with folded copies of its weights, made at the first call and again when the weights have changed.
+    It computes with folded copies of its weights, made at the first call and again when these were changed through
+    torch (`s3gen.derived`).
 
     Args:
         config: dimensions; `mels` a multiple of 8, three `blocks`.
@@ -59,7 +61,8 @@ class SpeakerEncoder(nn.Module):
         weight = self.head.conv1.weight
         for row, wav in enumerate(wavs):
             check_wav(wav, f"wavs[{row}]", rate=TOKENIZER_RATE, minimum=SPEAKER_MIN_SAMPLES, dtype=weight.dtype)
-        return self.encode([wav.to(weight.device) for wav in wavs])
+        with strict_float32(weight.device):
+            return self.encode([wav.to(weight.device) for wav in wavs])
 
     def encode(self, wavs: Sequence[Tensor]) -> Tensor:
         """`forward` of clips that are known to be good and lie on the module's device, without waiting for it."""
@@ -72,6 +75,10 @@ class SpeakerEncoder(nn.Module):
             found = folded.embed([features[row] for row in batch])
             vectors.update(zip(batch, found, strict=True))
         return torch.stack([vectors[row] for row in range(len(wavs))])
+
+    def prepare(self) -> None:
+        """Drop the folded copies: they may be of other weights by now."""
+        self._folded = None
 
     def folded(self) -> FoldedCAMPPlus:
         """The network as `encode` uses it."""

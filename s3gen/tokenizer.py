@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from s3gen.audio import TOKENIZER_MIN_SAMPLES, TokenizerMel, batch_frames, check_wav
 from s3gen.config import TokenizerConfig
 from s3gen.constants import TOKEN_RATE, TOKENIZER_FRAMES_PER_TOKEN, TOKENIZER_HOP, TOKENIZER_RATE, exact_div
+from s3gen.precision import strict_float32
 from s3gen.ragged import length_mask, on_device, pad_rows, plan_batches, zero_padding
 
 _MEL_RATE = exact_div(TOKENIZER_RATE, TOKENIZER_HOP)  # mel frames per second
@@ -72,7 +73,8 @@ class SpeechTokenizer(nn.Module):
         dtype, device = self.mel.window.dtype, self.mel.window.device
         for row, wav in enumerate(wavs):
             check_wav(wav, f"wavs[{row}]", rate=TOKENIZER_RATE, minimum=TOKENIZER_MIN_SAMPLES, dtype=dtype)
-        rows = self.encode([wav.to(device) for wav in wavs])
+        with strict_float32(device):
+            rows = self.encode([wav.to(device) for wav in wavs])
         return pad_rows(rows), on_device(torch.tensor([len(row) for row in rows]), device)
 
     def encode(self, wavs: Sequence[Tensor], *, whole: bool = False) -> list[Tensor]:

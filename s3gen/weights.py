@@ -41,7 +41,8 @@ def random_weights(shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
 def _draw(name: str, shape: torch.Size) -> Tensor:
     generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") >> 1)
     spread, centre = _range(name, shape)
-    return torch.rand(shape, generator=generator).mul_(2 * spread).add_(centre - spread)
+    drawn = torch.rand(shape, generator=generator, dtype=torch.float32)
+    return drawn.mul_(2 * spread).add_(centre - spread)
 
 
 def _range(name: str, shape: torch.Size) -> tuple[float, float]:
