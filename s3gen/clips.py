@@ -15,6 +15,8 @@ from torch import Tensor
 from s3gen.audio import check_wav, resample, resampled_length
 from s3gen.ragged import on_device, pad_rows
 
+_MOST_CHANNELS = 8  # of a recording
+
 Wav = Tensor | np.ndarray
 Rate = int | np.integer[Any]
 
@@ -99,6 +101,9 @@ def stacked(wav: Wav, name: str) -> tuple[list[Wav], list[str]]:
         raise ValueError(f"{name} must have shape (samples,) or (clips, samples), not {tuple(wav.shape)}")
     if wav.ndim == 1:
         return [wav], [name]
+    if len(wav) > wav.shape[1] <= _MOST_CHANNELS:  # as files are read; so short a clip would be none
+        shape = tuple(wav.shape)
+        raise ValueError(f"{name} of shape {shape} looks like (samples, channels): give one, such as {name}.mean(1)")
     return list(wav), [f"{name}[{row}]" for row in range(len(wav))]
 
 

@@ -56,8 +56,8 @@ class S3GenModel(Hearing):
         self.config = config
         self.flow = Flow(config.flow)
         self.mel2wav = HiFTNetModel(config.vocoder)
-        ramp = torch.linspace(math.pi, 0, _FADE_SAMPLES, device="cpu")
-        fade = torch.cat((torch.zeros(_FADE_SAMPLES, device="cpu"), (ramp.cos() + 1) / 2))
+        ramp = torch.linspace(math.pi, 0, _FADE_SAMPLES, dtype=torch.float32, device="cpu")
+        fade = torch.cat((torch.zeros_like(ramp), (ramp.cos() + 1) / 2))
         self.register_buffer("start_fade", fade, persistent=False)
 
     @property
@@ -125,6 +125,9 @@ class S3GenModel(Hearing):
     def prepare(self, *, dtype: str = "float32", compile: bool = False) -> S3GenModel:
         """Choose how the flow computes; the weights themselves, and what is saved of them, stay as they are.
 
+        What was derived from the weights is dropped, and made again when it is needed: torch does not count what is
+        written through ``.data`` or numpy, or to a model that was made in inference mode.
+
         Args:
             dtype: one of `s3gen.precision.DTYPES`.
             compile: torch.compile and, on CUDA, graphs; eager, with one warning, where that fails.
@@ -135,8 +138,8 @@ class S3GenModel(Hearing):
         Raises:
             ValueError: an unknown dtype.
         """
-        self.flow.dtype = check_dtype(dtype)
-        self.flow.compiler = Compiler() if compile else None
+        self.flow.prepare(dtype=check_dtype(dtype), compiler=Compiler() if compile else None)
+        self.speaker_encoder.prepare()
         self.mel2wav.prepare(tf32=dtype != "float32", compiler=self.flow.compiler)
         return self
 
@@ -223,7 +226,7 @@ class S3GenModel(Hearing):
         """Speech tokens to audio: `forward`, then the vocoder with the same seed.
 
         Args:
-            cache_source: (1 or B, 1, s) source samples that replace the first s.
+            cache_source: (1 or B, 1, s) source samples that replace the first s, of a shorter row all of its own.
             start_fade: the reference's 20 ms of silence and 20 ms fade-in, which hide what the prompt spills over.
             speech_tokens, ref_wav, ref_sr, ref_dict, finalize, speech_token_lens, n_cfm_timesteps, solver, noise,
                 seed: as for `forward`.
@@ -340,6 +343,7 @@ class S3GenModel(Hearing):
         seed: int | Sequence[int],
         starts: Sequence[int] | None = None,
     ) -> list[Utterance]:
+        self.synthesis.check_voices(voices)
         seeds = noises.per_row(seed, len(rows))
         frames = [FRAMES_PER_TOKEN * start for start in checked_starts(starts, len(rows))]
         return [Utterance(*parts) for parts in zip(rows, voices, seeds, frames, strict=True)]
@@ -362,7 +366,8 @@ class S3GenModel(Hearing):
         voices = [ref_dict] if isinstance(ref_dict, Voice) else Voice.from_refs(ref_dict)  # type: ignore[arg-type]
         if len(voices) not in (1, rows):
             wanted = "1" if rows == 1 else f"1 or {rows}"
-            raise ValueError(f"the reference holds {len(voices)} voices for {rows} token row(s); give {wanted}")
+            hint = "" if ref_wav is None else ", and one channel of each clip, such as ref_wav.mean(0) of stereo"
+            raise ValueError(f"the reference holds {len(voices)} voices for {rows} token row(s); give {wanted}{hint}")
         return voices * rows if len(voices) == 1 else voices
 
 

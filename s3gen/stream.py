@@ -91,7 +91,9 @@ class Stream:
         self.solver = chosen(solver, None)
         synthesis.flow.course(self.solver)  # so that a solver that this model cannot have is found now
         self.seed = noises.check_seed(seed)
-        self.voice = _placed(Voice.from_ref(voice), synthesis.device)
+        known = Voice.from_ref(voice)
+        synthesis.check_voices([known])
+        self.voice = _placed(known, synthesis.device)
         self.chunk_tokens = count
         self.left_tokens = round(left_seconds * TOKEN_RATE)
         self.start_fade = start_fade

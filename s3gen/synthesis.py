@@ -23,7 +23,7 @@ from s3gen.precision import float32_products
 from s3gen.ragged import group_size, on_device, pad_rows, plan_batches, rows_on_device
 from s3gen.solver import Solver
 from s3gen.splitting import Piece, Splitting, pieces
-from s3gen.vocoder import HiFTNetModel
+from s3gen.vocoder import HiFTNetModel, check_cache
 from s3gen.voice import Voice
 
 MOST_START = 2**30  # tokens; noise counts frames in 32 bits
@@ -86,6 +86,20 @@ class Synthesis:
         """What they compute in, `Flow.dtype` aside."""
         return self.flow.mel_proj.weight.dtype
 
+    def check_voices(self, voices: Sequence[Voice]) -> None:
+        """Whether these networks can speak with the voices.
+
+        Raises:
+            ValueError: a speaker vector of another width.
+        """
+        width = self.flow.speaker_proj.in_features
+        for row, voice in enumerate(voices):
+            if tuple(voice.embedding.shape) != (width,):
+                raise ValueError(
+                    f"the embedding of voice {row} has the shape {tuple(voice.embedding.shape)}, but this model's have "
+                    f"{(width,)}: another speaker encoder made it"
+                )
+
     def speak(
         self, utterances: Sequence[Utterance], *, solver: Solver, start_fade: bool, splitting: Splitting | None
     ) -> list[Tensor]:
@@ -128,8 +142,8 @@ class Synthesis:
             encoded = self._encode(joined, finalize)
             mu = [row[:count] for row, count in zip(encoded, frames, strict=True)]
             prompts = rows_on_device([voice.prompt_feat.to(self.dtype) for voice in voices], self.device)
-            embedding = on_device(torch.stack([voice.embedding.to(self.dtype) for voice in voices]), self.device)
-            mels = self.flow.solve(mu, prompts, embedding, drawn, solver)
+            speakers = rows_on_device([voice.embedding.to(self.dtype) for voice in voices], self.device)
+            mels = self.flow.solve(mu, prompts, torch.stack(speakers), drawn, solver)
         return [mel[row.prompt_frames :] for mel, row in zip(mels, utterances, strict=True)]
 
     def waves(
@@ -150,14 +164,19 @@ class Synthesis:
 
         Returns:
             For each row two tensors (samples,).
+
+        Raises:
+            ValueError: a cache of another shape, or longer than the longest row's source.
         """
+        samples = [len(mel) * self.mel2wav.config.frame_samples for mel in mels]
+        if cache_source is not None:  # before the groups, whose rows and lengths are no matter of the caller's
+            check_cache(cache_source, len(mels), max(samples))
         made: dict[int, tuple[Tensor, Tensor]] = {}
         for group in plan_batches([max(1, len(mel)) for mel in mels], group_size(self.device.type)):
             lengths, starts = [len(mels[row]) for row in group], [utterances[row].start for row in group]
-            cache = cache_source if cache_source is None or len(cache_source) == 1 else cache_source[group]
             waves, source = self.mel2wav.inference(
                 pad_rows([mels[row] for row in group]).transpose(1, 2),
-                cache,
+                _cached(cache_source, group, max(samples[row] for row in group)),
                 lengths=lengths,
                 seed=[utterances[row].seed for row in group],
                 start=starts if any(starts) else 0,
@@ -165,9 +184,8 @@ class Synthesis:
             if start_fade:
                 faded = min(waves.shape[1], len(self.start_fade))
                 waves[:, :faded] *= self._fades(starts)[:, :faded]
-            ends = [length * self.mel2wav.config.frame_samples for length in lengths]
-            rows = zip(group, waves, source[:, 0], ends, strict=True)
-            made.update((row, (wave[:end], source[:end])) for row, wave, source, end in rows)
+            rows = zip(group, waves, source[:, 0], strict=True)
+            made.update((row, (wave[: samples[row]], source[: samples[row]])) for row, wave, source in rows)
         return [made[row] for row in range(len(mels))]
 
     def _fades(self, starts: Sequence[int]) -> Tensor:
@@ -221,6 +239,13 @@ def checked_starts(starts: Sequence[int] | None, rows: int) -> list[int]:
     if not len(counts) == len(given) == rows:
         raise ValueError(f"starts is {given}, but must have a number of tokens, 0 to {MOST_START}, for each row")
     return counts
+
+
+def _cached(cache: Tensor | None, group: Sequence[int], samples: int) -> Tensor | None:
+    """A checked cache for some of its rows, no longer than these."""
+    if cache is None:
+        return None
+    return (cache if len(cache) == 1 else cache[group])[:, :, :samples]
 
 
 def _parts(row: Utterance, splitting: Splitting | None) -> list[Piece]:

@@ -5,6 +5,7 @@ An id out of range on a GPU is a device-side assert that poisons the process, so
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
@@ -27,7 +28,7 @@ def check_tokens(tokens: TokenRow) -> Tensor:
     Raises:
         ValueError: another dtype or shape, no tokens, or an id out of range; the message shows the value and its place.
     """
-    row = _integers(tokens)
+    row = integers(tokens, "speech tokens")
     if row.dim() != 1:
         raise ValueError(f"speech tokens must be 1-D for one utterance, not of shape {tuple(row.shape)}")
     if row.numel() == 0:
@@ -54,13 +55,14 @@ def split_tokens(tokens: TokenRow, lengths: Tensor | Sequence[int] | None) -> li
     Raises:
         ValueError: as `check_tokens`, or lengths that do not fit.
     """
-    batch = _integers(tokens)
+    batch = integers(tokens, "speech tokens")
     if batch.dim() not in (1, 2):
         raise ValueError(f"speech tokens must have shape (T,) or (B, T), not {tuple(batch.shape)}")
     batch = batch[None] if batch.dim() == 1 else batch
     if batch.numel() == 0:
         raise ValueError(f"speech tokens are empty: their shape is {tuple(batch.shape)}")
-    counts = [batch.shape[1]] * batch.shape[0] if lengths is None else _integers(lengths).reshape(-1).tolist()
+    every = [batch.shape[1]] * batch.shape[0]
+    counts = every if lengths is None else integers(lengths, "speech_token_lens").reshape(-1).tolist()
     if len(counts) != batch.shape[0]:
         raise ValueError(f"speech_token_lens has {len(counts)} entries for a batch of {batch.shape[0]}")
     for count in counts:
@@ -69,22 +71,38 @@ def split_tokens(tokens: TokenRow, lengths: Tensor | Sequence[int] | None) -> li
     return [check_tokens(row[:count]) for row, count in zip(batch, counts, strict=True)]
 
 
-def _integers(values: TokenRow) -> Tensor:
+def integers(values: TokenRow | int, name: str) -> Tensor:
+    """Integers as users give them, of any shape, as an int64 CPU tensor.
+
+    Args:
+        values: a tensor of any device, an array, an integer, or (nested) lists of these.
+        name: what errors call them.
+
+    Raises:
+        ValueError: no integers, or one of over 63 bits.
+    """
     if isinstance(values, Tensor):
         tensor = values.detach()
     else:
-        array = np.asarray(values)
+        array = np.asarray(_on_cpu(values))
         if array.size == 0 and not isinstance(values, np.ndarray):
             array = array.astype(np.int64)
         if array.dtype.kind not in "iu":
-            raise ValueError(f"speech tokens must be integers, not {array.dtype} (first value {_first(array)!r})")
+            raise ValueError(f"{name} must be integers, not {array.dtype} (first value {_first(array)!r})")
         if array.dtype == np.uint64 and array.size and array.max() > np.iinfo(np.int64).max:
-            raise ValueError(f"speech token {array.max()} is out of range 0..{VOCAB_SIZE - 1}")
+            raise ValueError(f"{name} hold {array.max()}, which is out of range")
         tensor = torch.from_numpy(array.astype(np.int64))
     if tensor.dtype == torch.bool or tensor.is_floating_point() or tensor.is_complex():
         first = tensor.reshape(-1)[:1].tolist()
-        raise ValueError(f"speech tokens must be integers, not {tensor.dtype} (first value {first})")
+        raise ValueError(f"{name} must be integers, not {tensor.dtype} (first value {first})")
     return tensor.to(device="cpu", dtype=torch.int64)
+
+
+def _on_cpu(values: object) -> object:
+    """Tensors in lists where numpy, which knows the CPU alone, can read them."""
+    if isinstance(values, list | tuple | deque):
+        return [_on_cpu(value) for value in values]
+    return values.detach().cpu() if isinstance(values, Tensor) else values
 
 
 def _first(array: np.ndarray) -> object:

@@ -133,7 +133,8 @@ class HiFTNetModel(nn.Module):
 
         Args:
             speech_feat: (B, M, T) log-mel, right-padded when `lengths` is given.
-            cache_source: (B or 1, 1, s) source samples that replace the first s that are made here (streaming).
+            cache_source: (B or 1, 1, s) source samples that replace the first s that are made here (streaming), of a
+                shorter row all of its own.
             lengths: B frames per row; all T when None.
             seed: of phases and noise, one for all rows or one each.
             start: frames of the same utterance that come before, one for all rows or one each; noise is drawn by it.
@@ -146,14 +147,17 @@ class HiFTNetModel(nn.Module):
             ValueError: a shape, length, seed or cache that does not fit.
         """
         counts = self._check_mel(speech_feat, lengths)
+        if cache_source is not None:
+            check_cache(cache_source, len(counts), speech_feat.shape[2] * self.config.frame_samples)
         if speech_feat.shape[2] == 0:
             empty = speech_feat.new_zeros(len(speech_feat), 0)
             return empty, empty[:, None, :]
         audible = length_mask([count * self.config.frame_samples for count in counts], speech_feat.device)
         f0 = self.f0(speech_feat, counts)
-        source = zero_padding(self.source(f0, seed=seed, start=start), audible)
-        if cache_source is not None and cache_source.shape[2]:
+        source = self.source(f0, seed=seed, start=start)
+        if cache_source is not None:
             source = _with_cache(source, cache_source)
+        source = zero_padding(source, audible)
         wave = self.decode(speech_feat, source, counts)
         return zero_padding(wave[:, None], audible)[:, 0], source
 
@@ -216,11 +220,22 @@ def _vocoder_config(config: Mapping[str, Any] | None) -> HiFTNetConfig:
     return S3GenConfig.from_dict(config).vocoder
 
 
+def check_cache(cache: Tensor, rows: int, samples: int) -> None:
+    """Whether a cached source fits a batch of so many rows, the longest of so many samples.
+
+    Raises:
+        ValueError: it is no tensor, of another shape, or longer.
+    """
+    if not isinstance(cache, Tensor):
+        raise ValueError(f"cache_source must be a tensor, not {type(cache).__name__}")
+    if cache.dim() != 3 or cache.shape[0] not in (1, rows) or cache.shape[1] != 1:
+        wanted = "1" if rows == 1 else f"1 or {rows}"
+        raise ValueError(f"cache_source must have shape ({wanted}, 1, samples), not {tuple(cache.shape)}")
+    if cache.shape[2] > samples:
+        raise ValueError(f"cache_source has {cache.shape[2]} samples, the source only {samples}")
+
+
 def _with_cache(source: Tensor, cache: Tensor) -> Tensor:
-    if cache.dim() != 3 or cache.shape[0] not in (1, len(source)) or cache.shape[1] != 1:
-        raise ValueError(f"cache_source must have shape (1 or {len(source)}, 1, samples), not {tuple(cache.shape)}")
-    if cache.shape[2] > source.shape[2]:
-        raise ValueError(f"cache_source has {cache.shape[2]} samples, the source only {source.shape[2]}")
     cache = cache.to(source).expand(len(source), -1, -1)
     return torch.cat((cache, source[:, :, cache.shape[2] :]), dim=2)
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from s3gen.constants import FRAMES_PER_TOKEN, MEL_BINS, TOKEN_RATE
-from s3gen.tokens import check_tokens
+from s3gen.tokens import check_tokens, integers
 
 RefDict = Mapping[str, Any]
 
@@ -126,7 +126,7 @@ def _tensor(value: Any, name: str, dims: int) -> Tensor:
 def _lengths(value: Any, name: str, padded: Tensor) -> list[int]:
     if value is None:
         return [padded.shape[1]] * len(padded)
-    lengths = [int(length) for length in np.asarray(value).reshape(-1)]
+    lengths = integers(value, name).reshape(-1).tolist()
     if len(lengths) != len(padded) or not all(0 < length <= padded.shape[1] for length in lengths):
         raise ValueError(f"{name} is {lengths}, which does not fit a batch of shape {tuple(padded.shape)}")
     return lengths

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from s3gen import HiFTNetConfig, HiFTNetModel, S3GenConfig, S3GenModel
+from s3gen import HiFTNetConfig, HiFTNetModel, S3GenConfig, S3GenModel, Stream
 from tests.conftest import random_tokens, relative_error, speech_like
 
 
@@ -185,6 +185,9 @@ def test_steps_default_to_the_models_own(ref):
         (lambda m, r: m.embed_ref(torch.zeros(16_000, dtype=torch.int16), 16_000), "int16"),
         (lambda m, r: m.embed_ref([0.0], 16_000), "list"),
         (lambda m, r: m.embed_ref(torch.zeros(16_000), 0), "0"),
+        (lambda m, r: m.embed_ref(np.zeros((16_000, 2)), 16_000), r"\(samples, channels\).*ref_wav.mean\(1\)"),
+        (lambda m, r: m.tokenize(torch.zeros(16_000, 1), 16_000), r"\(samples, channels\).*wav.mean\(1\)"),
+        (lambda m, r: m([1], ref_wav=torch.zeros(2, 16_000), ref_sr=16_000), r"2 voices for 1 .*mean\(0\)"),
         (lambda m, r: m.synthesize([[1]], [], [0]), "0 references"),
         (lambda m, r: m.mel2wav.inference(torch.zeros(80, 4)), r"\(80, 4\)"),
         (lambda m, r: m.mel2wav.inference(torch.zeros(1, 80, 4), lengths=[5]), "5"),
@@ -193,6 +196,21 @@ def test_steps_default_to_the_models_own(ref):
 def test_a_users_mistake_is_a_value_error_that_shows_it(tiny_model, ref, call, shown):
     with pytest.raises(ValueError, match=shown):
         call(tiny_model, ref)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda m, r: m([1], ref_dict=r),
+        lambda m, r: m.inference([1], ref_dict=r),
+        lambda m, r: m.synthesize([[1]], [r]),
+        lambda m, r: m.stream([1], ref_dict=r),
+        lambda m, r: Stream(m.synthesis, r),
+    ],
+)
+def test_a_voice_of_another_encoder_fails_in_the_flow(tiny_model, ref, call):
+    with pytest.raises(ValueError, match=r"voice 0 has the shape \(512,\), but this model's have \(192,\)"):
+        call(tiny_model, {**ref, "embedding": torch.ones(1, 512)})
 
 
 def test_nothing_to_do_is_nothing(tiny_model):

@@ -1,5 +1,7 @@
 """Token checks: whatever is wrong is said on the CPU, with the value."""
 
+from collections import deque
+
 import numpy as np
 import pytest
 import torch
@@ -9,7 +11,15 @@ from s3gen.tokens import check_tokens, split_tokens
 
 @pytest.mark.parametrize(
     "tokens",
-    [[0, 6560], (5,), np.array([1, 2], np.uint16), np.array([3], np.uint64), torch.tensor([4], dtype=torch.int16)],
+    [
+        [0, 6560],
+        (5,),
+        [torch.tensor(1), 2],
+        deque([torch.tensor(3)]),
+        np.array([1, 2], np.uint16),
+        np.array([3], np.uint64),
+        torch.tensor([4], dtype=torch.int16),
+    ],
 )
 def test_integers_of_any_width_are_taken(tokens):
     row = check_tokens(tokens)
@@ -34,6 +44,8 @@ def test_integers_of_any_width_are_taken(tokens):
         ([None], "integers"),
         ([[1, 2]], r"\(1, 2\)"),
         (torch.tensor(3), r"\(\)"),
+        ([torch.tensor(1.5)], "integers"),
+        ([torch.tensor([1, 2]), torch.tensor([3])], "inhomogeneous"),
     ],
 )
 def test_bad_tokens_are_refused_with_the_value(tokens, shown):
@@ -48,7 +60,8 @@ def test_a_batch_is_split_at_its_lengths():
 
 
 @pytest.mark.parametrize(
-    ("lengths", "shown"), [([0, 3], "0"), ([4, 3], "4"), ([3], "1 entries"), ([1.5, 2], "integers")]
+    ("lengths", "shown"),
+    [([0, 3], "0"), ([4, 3], "4"), ([3], "1 entries"), ([1.5, 2], "speech_token_lens must be integers")],
 )
 def test_bad_lengths_are_refused_with_the_value(lengths, shown):
     with pytest.raises(ValueError, match=shown):

@@ -51,6 +51,11 @@ def test_the_lengths_of_a_padded_reference_count():
     assert [len(voice.prompt_token) for voice in Voice.from_refs(given)] == [5, 3]
 
 
+@pytest.mark.parametrize("length", [4, [4], torch.tensor(4), [torch.tensor(4)], np.array([4], np.uint8)])
+def test_a_length_of_some_kind_is_not_read(length):
+    assert len(Voice.from_ref({**reference(), "prompt_token_len": length}).prompt_token) == 4
+
+
 def test_a_voice_survives_the_round_trip_and_the_cut():
     voice = Voice.from_ref(reference(50, 100))
     again = Voice.from_ref(voice.to_ref())
@@ -75,6 +80,9 @@ def test_a_voice_survives_the_round_trip_and_the_cut():
         ({"embedding": torch.zeros(2, 192)}, "batch sizes"),
         ({"embedding": [0.0]}, "list"),
         ({"prompt_token_len": torch.tensor([9])}, "9"),
+        ({"prompt_token_len": torch.tensor([4.5])}, "prompt_token_len must be integers, .*4.5"),
+        ({"prompt_feat_len": np.array([np.nan])}, "prompt_feat_len must be integers, .*nan"),
+        ({"prompt_feat_len": [[]]}, "prompt_feat_len is "),
     ],
 )
 def test_a_broken_reference_is_refused_by_name(change, shown):
