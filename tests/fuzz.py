@@ -56,6 +56,7 @@ MEMORY, FILES_MEMORY = 1 << 30, 2 << 30
 ADDRESS_SPACE = 64 << 30
 WATCH_SECONDS = 0.02
 CASE_SECONDS = 20.0
+CASES = 1_000_000  # of one seed
 # Small, so that what is bounded by them fits into the memory many times, and what is not does not.
 LIMITS = {"MOST_AT_ONCE": 64 << 20, "MOST_PAGE_BYTES": 16 << 20, "MOST_VALUES": 1 << 21}
 MOST_READ = 256 << 20
@@ -274,29 +275,34 @@ def _use_rows(table: pa.Table, origins: tuple[list[str], np.ndarray], path: Path
 # --- many cases -------------------------------------------------------------------------------------------------------
 
 
-def run_child(first: int, seconds: float, folder: Path) -> Counter[str]:
-    """Runs cases from a number on until the time is over; notes the one in hand."""
+def run_child(first: int, count: int, seconds: float, folder: Path) -> Counter[str]:
+    """Runs so many cases from a number on, or until the time is over; notes the one in hand."""
     watch_memory(MEMORY)
     for name, value in LIMITS.items():
         setattr(pages_module, name, value)
     manifest_module.MOST_READ = MOST_READ
     until = time.monotonic() + seconds
     ends: Counter[str] = Counter()
-    case = first
-    while time.monotonic() < until:
+    for case in range(first, first + count):
+        if time.monotonic() > until:
+            break
         (folder / "case").write_text(str(case))
         path = folder / "manifest.parquet"
         path.write_bytes(case_bytes(case))
         ends[use(path)] += 1
-        case += 1
     return ends
 
 
-def hunt(seconds: float, seed: int) -> tuple[str, str | None]:
-    """Runs cases in a child for so long; returns what became of them, and the case that went wrong with its error."""
-    first = seed * 1_000_000
+def hunt(seed: int, seconds: float, count: int = CASES) -> tuple[str, str | None]:
+    """Runs cases in a child, so many or for so long.
+
+    Returns:
+        What became of them, and the case that went wrong with its error.
+    """
+    first = seed * CASES
     with tempfile.TemporaryDirectory(prefix="s3gen-fuzz-") as name:
-        command = [sys.executable, "-m", "tests.fuzz", "--child", name, "--seconds", str(seconds), "--case", str(first)]
+        limits = ["--seconds", str(seconds), "--count", str(count)]
+        command = [sys.executable, "-m", "tests.fuzz", "--child", name, "--case", str(first), *limits]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=seconds + CASE_SECONDS + 30)
             wrong = None if done.returncode == 0 else f"exit code {done.returncode}\n{done.stderr[-3000:]}"
@@ -345,6 +351,7 @@ def say(what: object) -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description="Damaged manifests by the thousand.")
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--count", type=int, default=CASES, help="of cases, where the time suffices")
     parser.add_argument("--seed", type=int, default=0, help="where the cases begin: a million apart")
     parser.add_argument("--case", type=int, help="this one alone")
     parser.add_argument("--use", nargs="+", type=Path, metavar="FILE", help="these manifests, as they are")
@@ -354,7 +361,7 @@ def main() -> int:
         use_files(given.use)
         return 0
     if given.child is not None:
-        say(dict(run_child(given.case, given.seconds, Path(given.child))))
+        say(dict(run_child(given.case, given.count, given.seconds, Path(given.child))))
         return 0
     if given.case is not None:
         with tempfile.TemporaryDirectory(prefix="s3gen-fuzz-") as name:
@@ -362,7 +369,7 @@ def main() -> int:
             path.write_bytes(case_bytes(given.case))
             say(use(path))
         return 0
-    said, wrong = hunt(given.seconds, given.seed)
+    said, wrong = hunt(given.seed, given.seconds, given.count)
     say(wrong or said.strip())
     return 1 if wrong else 0
 

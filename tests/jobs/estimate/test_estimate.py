@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import numpy as np
@@ -207,7 +208,7 @@ def test_the_disk_is_full_before_the_job_is_done(tmp_path: Path, kind: str) -> N
 def test_calibration_measures_the_job_s_own_batches(
     job: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("jobs.estimate.speed.SECONDS", 1.0)
+    monkeypatch.setattr("jobs.estimate.speed.SECONDS", 1_000.0)  # the batches are at their end before
     result = cli("plan", write_config(tmp_path / "job.yaml", **job), "--calibrate", "--price", "2", "--json")
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -227,7 +228,7 @@ class _Slow:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, broken: bool = False) -> None:
         self.now, self.broken, self.rows = 0.0, broken, list[int]()
-        monkeypatch.setattr("jobs.estimate.speed.time.monotonic", lambda: self.now)
+        monkeypatch.setattr("jobs.estimate.speed.time", SimpleNamespace(monotonic=lambda: self.now))
 
     def warm_up(self, max_frames: int, **how: Any) -> None:
         self.now += 1_000
