@@ -54,9 +54,10 @@ def float32_products(device: torch.device, *, tf32: bool) -> Iterator[None]:
 
 
 def _without_autocast(device: torch.device) -> contextlib.AbstractContextManager[Any]:
-    if not torch.amp.is_autocast_available(device.type):  # torch's meta device has none
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    # Not every device has it; and of those that plug into torch, some cannot even be told to leave it.
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return contextlib.nullcontext()
 
 
 @contextlib.contextmanager
