@@ -1,6 +1,7 @@
 """The data-set card: the README.md of an output, which says that its speech is synthetic and how it was made.
 
-Its head is what the Hugging Face hub reads; with it ``datasets.load_dataset(OUTPUT)`` reads the audio and nothing else.
+Its head is what the Hugging Face hub reads; with it ``datasets.load_dataset(OUTPUT)`` reads the audio and nothing else,
+and takes the columns in tars for what they are.
 It is meant to be published, so it names no paths. A card that somebody has edited is theirs, and is left alone.
 """
 
@@ -13,11 +14,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import yaml
 
 from jobs.audio.audiofile import ENCODINGS
 from jobs.config.config import JobConfig, config_from
 from jobs.formats.formats import FORMATS
+from jobs.formats.writers import stored_columns
 from jobs.ledger.ledger import Ledger
 from jobs.ledger.tally import Summary
 from jobs.measures.checks import CHECKS
@@ -51,8 +54,9 @@ def write_card(ledger: Ledger, summary: Summary) -> None:
     numbers = Numbers()
     for frame in index_frames(ledger.folder, ("voice_id", "samples", "joints", *QUALITY_COLUMNS, "problems")):
         numbers.add(frame)
-    text = card(ledger.job, summary, numbers, _made_with_other_seeds(ledger)).encode("utf-8", "backslashreplace")
-    ledger.folder.put(CARD, marked(text))
+    columns = ledger.plan.manifest.columns
+    text = card(ledger.job, columns, summary, numbers, _made_with_other_seeds(ledger))
+    ledger.folder.put(CARD, marked(text.encode("utf-8", "backslashreplace")))
 
 
 def _made_with_other_seeds(ledger: Ledger) -> int:
@@ -75,16 +79,17 @@ def may_write(folder: Folder) -> bool:
         return True
 
 
-def card(job: Mapping[str, Any], summary: Summary, numbers: Numbers, reseeded: int = 0) -> str:
+def card(job: Mapping[str, Any], columns: pa.Schema, summary: Summary, numbers: Numbers, reseeded: int = 0) -> str:
     """The text of the card, without the mark.
 
     Args:
         job: what ``job.json`` holds.
+        columns: of the manifest.
         reseeded: rows of the data that were made with another seed, since they had failed with the first.
     """
     config, voices = config_from(job["config"]), numbers.voices
     name = config.output.rstrip("/").rpartition("/")[2]
-    head = yaml.safe_dump(_head(config, summary, plain(name)), sort_keys=False, allow_unicode=True)
+    head = yaml.safe_dump(_head(config, columns, summary, plain(name)), sort_keys=False, allow_unicode=True)
     parts = (
         f"---\n{head}---\n\n# {_escaped(name)}",
         _synthetic(config, summary, voices),
@@ -98,8 +103,8 @@ def card(job: Mapping[str, Any], summary: Summary, numbers: Numbers, reseeded: i
     return "\n\n".join(parts) + "\n\n"
 
 
-def _head(config: JobConfig, summary: Summary, name: str) -> dict[str, Any]:
-    files = FORMATS[config.format].pattern
+def _head(config: JobConfig, columns: pa.Schema, summary: Summary, name: str) -> dict[str, Any]:
+    shard_format = FORMATS[config.format]
     head: dict[str, Any] = {
         "pretty_name": name,
         "task_categories": ["text-to-speech"],
@@ -107,8 +112,12 @@ def _head(config: JobConfig, summary: Summary, name: str) -> dict[str, Any]:
         "size_categories": [SIZES[min(max(len(str(summary.rows_done)) - 3, 0), len(SIZES) - 1)]],
     }
     if summary.rows_done:
-        data = [{"split": "train", "path": files}]
+        data = [{"split": "train", "path": shard_format.pattern}]
         head["configs"] = [{"config_name": "default", "data_files": data}]
+        if shard_format.features is not None:
+            kept = stored_columns(columns.empty_table(), [], keep_inputs=config.keep_inputs).schema
+            features = shard_format.features(kept, config.audio, config.wave.sample_rate)
+            head["dataset_info"] = {"features": features}
     return head
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +14,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import soundfile
+import yaml
 
 from jobs.config.config import config_from
 from jobs.finish import finalise
+from jobs.formats.features import json_features
+from jobs.formats.writers import Sound, write_webdataset
 from jobs.ledger.ledger import Ledger
 from jobs.manifest.manifest import Manifest
 from jobs.plan import make_plan
@@ -131,3 +135,44 @@ def test_webdataset_cuts_keys_or_mixes_up_rows(jobs: dict[str, Job]) -> None:
     keys = [row["__key__"] for row in rows]
     assert len(set(keys)) == ROWS
     assert [unquote(key) for key in keys if len(key) < 112] == [each for each in IDS if len(each) < 100]
+
+
+NAN = float("nan")
+LATE: dict[str, pa.Array] = {  # nothing that tells a type in the first rows, of which `datasets` guesses it
+    "text": pa.array([None] * 8 + ["x"] * 4),
+    "score": pa.array([0.5, NAN, None, -math.inf] * 3, pa.float32()),
+    "tags": pa.array([[]] * 8 + [["a", None]] * 4, pa.large_list(pa.string())),
+    "rates": pa.array([None] * 8 + [[1.5, None]] * 4, pa.list_(pa.float64())),
+    "of": pa.array([None] * 8 + [{"who": "x", "when": [{"n": 1}]}] * 4),
+    "day": pa.array([None] * 8 + [20_000] * 4, pa.int32()).cast(pa.date32()),
+    "pairs": pa.array([None] * 8 + [[("a", "b")]] * 4, pa.map_(pa.string(), pa.string())),
+    "kind": pa.array(["p", "q"] * 6).dictionary_encode(),
+    "none: at, all": pa.nulls(12),
+}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("columns", [LATE, {"seed": pa.array([1, 2**64 - 1] * 6, pa.uint64())}], ids=["late", "large"])
+def test_datasets_guesses_the_types_of_columns_in_tars(
+    datasets: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, columns: dict[str, pa.Array], streaming: bool
+) -> None:
+    # As decoding it, writing audio is torchcodec's.
+    monkeypatch.setattr(datasets.Audio, "encode_example", lambda self, value: value)
+    table = pa.table({"id": [f"u{n}" for n in range(12)], "voice_id": ["v"] * 12, **columns})
+    (tmp_path / "audio").mkdir()
+    for n in range(2):
+        sound = Sound(suffix="flac", rate=8_000, samples=[1] * 6)
+        write_webdataset(tmp_path / f"audio/{n}.tar", table.slice(6 * n, 6), [b"fLaC"] * 6, sound)
+    features = json_features(table.schema, "flac", 8_000)
+    configs = [{"config_name": "default", "data_files": "audio/*.tar"}]
+    head = yaml.safe_dump({"configs": configs, "dataset_info": {"features": features}})
+    (tmp_path / "README.md").write_text(f"---\n{head}---\n")
+    read = datasets.load_dataset(str(tmp_path), split="train", streaming=streaming, cache_dir=str(tmp_path / "cache"))
+    assert read.features["flac"] == datasets.Audio(sampling_rate=8_000)
+    rows = [row["json"] for row in read.select_columns(["json"])]
+    want = table.to_pylist()
+    for row in rows:
+        row |= {"seed": int(row["seed"])} if "seed" in row else {}  # a text of digits
+    for row in want:
+        row |= {"day": "2024-10-04", "pairs": [["a", "b"]]} if row.get("day") else {}
+    assert repr(rows) == repr(want)  # in which NaN equals itself
