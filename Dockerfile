@@ -20,4 +20,7 @@ RUN python -m pip install --no-cache-dir -c constraints.txt ".[cosyvoice]" boto3
 USER 1000
 WORKDIR /home/s3gen
 ENV RAY_USAGE_STATS_ENABLED=0
+# As NVIDIA's own images have it: its container runtime, with which `ray up` starts the image, gives GPUs only to containers
+# that ask for them so, and GKE puts the driver into that folder.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility LD_LIBRARY_PATH=/usr/local/nvidia/lib64
 CMD ["s3gen", "--help"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.manifest.manifest import ManifestFile
@@ -34,6 +34,21 @@ def _changes(key: str, was: Any, now: Any) -> list[Change]:
             for change in _changes(f"{key}.{name}".removeprefix("config."), was.get(name), now.get(name))
         ]
     return [] if was == now else [(key, json.dumps(was), json.dumps(now))]
+
+
+def voices_advice(found: Sequence[Change], config: Mapping[str, Any]) -> str:
+    """A line more where a job's voice table, in its place, has come to hold other voices; else nothing.
+
+    Args:
+        config: of the job that was begun.
+    """
+    keys = {key for key, _, _ in found}
+    if "fingerprints.voices" not in keys or "voices" in keys:
+        return ""
+    return (
+        f"\n{config['voices']} had other voices when the job began (was it appended to?): put that table back, from a "
+        "copy or by the same `s3gen voices` commands in the same order"
+    )
 
 
 def plan_changes(was: Plan, now: Plan) -> list[Change]:

@@ -5,6 +5,9 @@ finished, or another run is alive on the output; 2 bad input or configuration, a
 was started or written. `voices`: 0, or 3 with clips reported. `verify`: 0 whole, 1 damage. Others: 0. `tokenize` and
 `submit` are as `synth`. They are of the work: that what is said of it cannot be written changes none of them.
 
+Of stores, whatever is asked of them: 2 where trying again does not mend it (no credentials, no rights, no such bucket)
+and nothing is begun, 1 where one does not answer; see `jobs.storage.faults.as_input`.
+
 Each command imports what it needs when it runs: `s3gen status` has no use for Ray.
 """
 

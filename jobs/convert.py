@@ -19,7 +19,7 @@ from jobs.card import may_write
 from jobs.engine.models import open_model
 from jobs.errors import InputError, JobError
 from jobs.storage.credentials import secret_texts
-from jobs.storage.faults import translated
+from jobs.storage.faults import as_input, translated
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options, is_url
 from s3gen import S3GenModel, checkpoint
@@ -65,7 +65,8 @@ def convert(
         JobError: the result is not the source's model; nothing was written.
     """
     target = Folder(destination, options)
-    held = _held(target)
+    with as_input("DEST"):
+        held = _held(target)
     if _is_source(source, file, target, held):
         raise InputError(f"{target.url} holds the source itself, and a failure would lose it; give another folder")
     if held and not overwrite:
@@ -124,7 +125,8 @@ def _staging(target: Folder, options: Options | None) -> Iterator[Path]:
         with TemporaryDirectory(prefix=".", suffix=".part", dir=local) as staged:
             yield Path(staged)
     except OSError as error:
-        raise translated(f"cannot write {target.url}", error, secret_texts(options), uncertain=False) from None
+        with as_input("DEST"):
+            raise translated(f"cannot write {target.url}", error, secret_texts(options), uncertain=False) from None
     finally:
         if local:
             with contextlib.suppress(OSError):  # it is not empty

@@ -25,7 +25,19 @@ class StorageError(JobError):
     """A storage operation that surely failed: a write left nothing behind, so its own files may be deleted."""
 
 
-class Refused(StorageError):
+class Denied(StorageError):
+    """What trying again does not mend: no credentials, no rights, no such bucket.
+
+    Attributes:
+        way_out: what to do, for a message; empty where the error says all.
+    """
+
+    def __init__(self, message: str, way_out: str = "") -> None:
+        super().__init__(message)
+        self.way_out = way_out
+
+
+class Refused(Denied):
     """A file that is there and is not given out, or cannot be a file at all: its store is well, and asking again is
     of no use."""
 

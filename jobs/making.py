@@ -29,7 +29,7 @@ from jobs.engine.models import device_of
 from jobs.errors import InputError, Unfinished
 from jobs.finish import Task, Work, finalise
 from jobs.ledger.lease import Lease
-from jobs.ledger.ledger import Ledger, exists
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.records import ShardReport
 from jobs.ledger.tally import Summary
 from jobs.live import showing
@@ -38,6 +38,7 @@ from jobs.plan import Plan, ShardSet
 from jobs.progress import Meter
 from jobs.retry import begin_retry
 from jobs.stop import Stop
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 from jobs.storage.patience import PATIENT
 from s3gen.constants import SAMPLE_RATE
@@ -101,26 +102,28 @@ def run(trade: Trade, folder: Folder, console: Console, *, retry: bool = False) 
         The totals, and how many shards this run has made.
 
     Raises:
-        InputError: no worker could be placed; nothing was started or written.
+        InputError: no worker could be placed, or nobody may write the output; nothing was started or written.
         JobError: the job is not finished.
     """
     logging.getLogger("jobs").setLevel(trade.config.log_level.upper())
-    with workplace(trade, folder, retry=retry) as (share, stop):
+    with contextlib.ExitStack() as held:
+        share, stop = held.enter_context(workplace(trade, folder, retry=retry))
         # Where only the end is left to do, the job is begun.
-        ledger = Ledger.open(folder) if share is None or exists(folder) else trade.begin(folder, share)
-        with ledger.lease(on_wait=log.warning) as lease:
-            # The run that had the lease before may have begun another round.
-            ledger = ledger.reopened()
-            # Else a command that is killed and given again, until it ends, would begin a round each time.
-            under_way = bool(ledger.rounds) and ledger.summary() is None
-            if retry and under_way:
-                log.info("round %d is not finished: this run goes on with it, and begins no other", len(ledger.rounds))
-            summary, made = _to_the_end(trade, ledger, share, lease, stop, console)
-            again = begin_retry(ledger.reopened(), trade.config.storage_options) if retry and not under_way else None
-            if again is not None:
-                log.info("round %d: %s rows are tried again", len(again.rounds), again.rows_in_round)
-                summary, more = _to_the_end(trade, again, share, lease, stop, console)
-                made += more
+        ledger = Ledger.open(folder) if share is None else Ledger.found(folder) or trade.begin(folder, share)
+        with as_input("output"):  # of which this run has changed nothing as long as it has no lease
+            lease = held.enter_context(ledger.lease(on_wait=log.warning))
+        # The run that had the lease before may have begun another round.
+        ledger = ledger.reopened()
+        # Else a command that is killed and given again, until it ends, would begin a round each time.
+        under_way = bool(ledger.rounds) and ledger.summary() is None
+        if retry and under_way:
+            log.info("round %d is not finished: this run goes on with it, and begins no other", len(ledger.rounds))
+        summary, made = _to_the_end(trade, ledger, share, lease, stop, console)
+        again = begin_retry(ledger.reopened(), trade.config.storage_options) if retry and not under_way else None
+        if again is not None:
+            log.info("round %d: %s rows are tried again", len(again.rounds), again.rows_in_round)
+            summary, more = _to_the_end(trade, again, share, lease, stop, console)
+            made += more
         return summary, made
 
 
@@ -153,7 +156,7 @@ def workplace(trade: Trade, folder: Folder, *, retry: bool = False) -> Iterator[
     stop, config = Stop(), trade.config
     if config.ray_address is None:
         device_of(trade.device)  # a GPU that is not here is bad input, to be said before Ray starts
-    if not retry and exists(folder) and _only_the_end_is_left(Ledger.open(folder)):
+    if not retry and _only_the_end_is_left(folder):
         with stop.listening():
             yield None, stop
         return
@@ -161,8 +164,10 @@ def workplace(trade: Trade, folder: Folder, *, retry: bool = False) -> Iterator[
         yield plan_share(config.workers, gpus_of(trade), own=config.ray_address is None), stop
 
 
-def _only_the_end_is_left(ledger: Ledger) -> bool:
-    return _is_small(ledger.plan) and len(ledger.committed()) == len(ledger.plan)
+def _only_the_end_is_left(folder: Folder) -> bool:
+    with as_input("output"):
+        ledger = Ledger.found(folder)
+        return ledger is not None and _is_small(ledger.plan) and len(ledger.committed()) == len(ledger.plan)
 
 
 def _is_small(plan: Plan) -> bool:

@@ -21,12 +21,13 @@ from jobs.crew.schedule import Schedule
 from jobs.engine.models import check_solver, open_model
 from jobs.errors import InputError, JobError
 from jobs.estimate.budget import ASSUMED_GPU_FRAMES, CPU_FRAMES, LEAST_FRAMES, Calibration
-from jobs.ledger.ledger import Ledger, exists
+from jobs.ledger.ledger import Ledger
 from jobs.making import Outcome, run, versions
 from jobs.manifest.manifest import Manifest
 from jobs.measures.dnsmos import Dnsmos
 from jobs.plan import Plan, make_plan
 from jobs.retry import mendable
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options
 from jobs.tokenize import runs as tokenize_runs
@@ -53,8 +54,9 @@ def synth(config: JobConfig, limit: int | None, console: Console) -> Outcome:
         config = config.model_copy(update={"output": trial_output(config.output, limit)})
     job = Synthesis.of(config, limit)
     folder = Folder(config.output, config.storage_options)
-    if exists(folder):
-        Ledger.open(folder).check_unchanged(job.frozen, job.plan)
+    ledger = Ledger.found(folder)
+    if ledger is not None:
+        ledger.check_unchanged(job.frozen, job.plan)
     return job.run(folder, console)
 
 
@@ -67,7 +69,8 @@ def resume(
         retry_failed: when it is finished, take up the rows again that failed of what another try may mend.
     """
     folder = Folder(output, options)
-    ledger = Ledger.open(folder)
+    with as_input("output"):
+        ledger = Ledger.open(folder)
     if ledger.kind == tokenize_runs.KIND:
         return tokenize_runs.resume(ledger, overrides, options, console, retry_failed=retry_failed)
     values = {**ledger.job["config"], "output": folder.url}

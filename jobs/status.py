@@ -16,6 +16,7 @@ from jobs.ledger.records import CommitRecord
 from jobs.ledger.rounds import read_rounds
 from jobs.ledger.tally import Summary, Tally
 from jobs.plan import ShardSet
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options
 from s3gen.constants import SAMPLE_RATE
@@ -57,14 +58,17 @@ class Observer:
     """Looks at a job again and again; of what cannot change nothing is read twice.
 
     Raises:
-        InputError: no job was begun in the output.
+        InputError: no job was begun in the output, or nobody may read it.
+        StorageError: its store does not answer.
     """
 
     def __init__(self, output: str, options: Options | None = None, *, timing: Timing | None = None) -> None:
         self._folder, self._timing = Folder(output, options), timing
-        self._ledger = Ledger.open(self._folder)
+        with as_input("output"):
+            self._ledger = Ledger.open(self._folder)
         self._records: dict[int, CommitRecord] = {}
 
+    @as_input("output")
     def look(self) -> Status:
         """The state of the job now.
 
@@ -111,6 +115,7 @@ class Observer:
         return Tally.of(records, PAUSE_GAPS * median(after - before for before, after in pairwise(starts)))
 
 
+@as_input("output")
 def is_begun(output: str, options: Options | None = None) -> bool:
     """Whether there is a job to look at."""
     return exists(Folder(output, options))

@@ -52,8 +52,10 @@ def convert(
     \b
     Exit codes:
       0  DEST has the checkpoint
-      1  DEST could not be written, or the result was another model: DEST has none, or what it had
-      2  no such source, a format that cannot say it, or a DEST with a checkpoint: nothing was written
+      1  a store does not answer, DEST could not be written, or the result was another model: DEST has none, or what it
+         had
+      2  no such source, or no right to read it; a format that cannot say it, or a DEST with a checkpoint: nothing was
+         written
     """
     from jobs.convert import convert as run
     from jobs.report.words import size

@@ -48,7 +48,8 @@ def plan(
     Reads the manifest's footers and a sample of up to eight shards, and names what is wrong with the sample's rows. How
     long the job takes follows from a speed: one that you know, or one that --calibrate measures with the job's model,
     on the device that the job would use on this machine. Of a job that is begun it is what is left. Last come problems:
-    another job in the output, or a model that is not there.
+    another job in the output, or a local model that is not there. Hubs and URLs are not asked for the model, and it is
+    not tried whether the output can be written.
 
     \b
     Examples:
@@ -59,7 +60,7 @@ def plan(
     \b
     Exit codes:
       0  it could answer, whatever the answer is
-      1  no row of the sample could be made (--calibrate)
+      1  no row of the sample could be made (--calibrate); or a store does not answer: ask again later
       2  bad input or configuration
     """
     _check_options(speed, price, calibrate=calibrate)

@@ -29,8 +29,9 @@ def report(context: Context, output: str, out: str | None, storage_options: str 
     \b
     Exit codes:
       0  the page is written
-      1  something that was committed is gone or damaged (s3gen verify tells what)
-      2  no such job
+      1  something that was committed is gone or damaged (s3gen verify tells what); or a store does not answer: ask
+         again later
+      2  no such job, or no right to read it or to write the page
     """
     from jobs.report.report import write_report
     from jobs.report.words import size

@@ -70,7 +70,8 @@ def status(context: Context, output: str, as_json: bool, watch: float | None, st
     \b
     Exit codes:
       0  it could answer, whatever the state is
-      2  no such job; with --watch: none for ten minutes
+      1  the store does not answer: ask again later; or a file of the job is damaged (s3gen verify tells what)
+      2  no such job, or no right to read it; with --watch: none for ten minutes
     """
     from jobs.status import Observer
 

@@ -31,8 +31,8 @@ def verify(context: Context, output: str, storage_options: str | None) -> int:
     \b
     Exit codes:
       0  what is there is whole; rows that failed are no fault
-      1  damage, which is listed
-      2  there is no job
+      1  damage, which is listed; or the store does not answer, and the error says so: ask again later
+      2  there is no job, or no right to read it
     """
     from jobs.verify.verify import verify as read
 

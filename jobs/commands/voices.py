@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 @out_option("The voice table, a Parquet file.")
 @model_option("Whose speech the voices are for")
 @model_file_option
-@click.option("--append", is_flag=True, help="Add to the table; clips that it has already are skipped.")
+@click.option("--append", is_flag=True, help="Add to the table, but for clips that it has.")
 @click.option("--workers", type=click.IntRange(min=1), default=1, show_default=True, help="Above 1: on Ray.")
 @address_option
 @click.option("--max-seconds", type=float, help="Cut clips here.  [default: 10, or the table's with --append]")
@@ -48,17 +48,20 @@ def voices(context: Context, source: str, storage_options: str | None, **order: 
     the columns voice_id and path. Clips that cannot become a voice are listed, and written to URL.failures.parquet.
     Stopped, the same command goes on where it was.
 
+    With --append the table is another one: jobs that are begun with it refuse it afterwards. Append to a copy, and give
+    new jobs that one.
+
     \b
     Examples:
       s3gen voices my_clips --out my_voices.parquet --model ResembleAI/chatterbox
-      s3gen voices more_clips.csv --out my_voices.parquet --model ResembleAI/chatterbox --append
+      s3gen voices more_clips.csv --out a_copy.parquet --model ResembleAI/chatterbox --append
       s3gen voices s3://bucket/clips --out s3://bucket/voices.parquet --model ./checkpoint --workers 4
 
     \b
     Exit codes:
       0  every clip became a voice
-      1  stopped: the same command goes on
-      2  bad input: no such clips or model, or another model's table
+      1  stopped, or a store does not answer: the same command goes on
+      2  bad input: no clips or model, or no right to read them; or another model's table
       3  finished, with clips that did not become voices
     """
     from jobs.voices.runs import VoicesOrder, make_voices

@@ -9,19 +9,20 @@ import torch
 from jobs.config.config import JobConfig
 from jobs.errors import InputError
 from jobs.storage.credentials import scrubbed, secret_texts
-from jobs.storage.faults import passes, translated
+from jobs.storage.faults import as_input, denied, passes, translated
 from jobs.storage.filesystems import fsspec_options
 from jobs.storage.patience import PATIENT
 from jobs.storage.urls import Options, is_url, store_of
 from s3gen import S3GenModel, Solver
 
 
+@as_input("model")
 def open_model(where: str, file: str | None, device: str, options: Options | None) -> S3GenModel:
     """`S3GenModel.from_pretrained`.
 
     Raises:
-        InputError: there is no such model, or it is not one.
-        StorageError: it cannot be read from where it is.
+        InputError: there is no such model, it is not one, or nobody may read it.
+        StorageError: its store does not answer.
     """
     hidden, given = secret_texts(options), fsspec_options(where, options)
 
@@ -35,7 +36,7 @@ def open_model(where: str, file: str | None, device: str, options: Options | Non
     except (ValueError, FileNotFoundError, ImportError) as error:
         raise InputError(f"model: {scrubbed(str(error), hidden)}") from None
     except Exception as error:
-        if not isinstance(error, OSError) and not passes(error):
+        if not (isinstance(error, OSError) or passes(error) or denied(error)):
             raise
         raise translated(f"cannot read the model {where}", error, hidden, uncertain=False) from None
 

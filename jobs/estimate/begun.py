@@ -13,6 +13,7 @@ from jobs.plan import Plan
 from jobs.storage.folders import Folder
 from jobs.storage.urls import is_url
 from jobs.trial import trial_output
+from jobs.voices.table import VoiceTable
 from s3gen.config import RANDOM_MODELS
 from s3gen.location import is_hub_id
 
@@ -34,13 +35,13 @@ class Outset:
     problems: list[str] = field(default_factory=list)
 
     @classmethod
-    def of(cls, config: JobConfig, plan: Plan, limit: int | None) -> Outset:
+    def of(cls, config: JobConfig, plan: Plan, limit: int | None, voices: VoiceTable) -> Outset:
         """Looks at the output, and at the model's name alone: no model is read and no hub is asked."""
         found = cls(rows_left=plan.rows)
         if limit is not None:
             config = config.model_copy(update={"output": trial_output(config.output, limit)})
         try:
-            found._look(config, plan, limit)
+            found._look(config, plan, limit, voices)
         except JobError as error:
             found.problems.append(f"output: {error}")
         if not _may_be_a_model(config.model):
@@ -50,7 +51,7 @@ class Outset:
             )
         return found
 
-    def _look(self, config: JobConfig, plan: Plan, limit: int | None) -> None:
+    def _look(self, config: JobConfig, plan: Plan, limit: int | None, voices: VoiceTable) -> None:
         folder = Folder(config.output, config.storage_options)
         if not exists(folder):
             refuse_foreign(folder)
@@ -58,7 +59,10 @@ class Outset:
         ledger = Ledger.open(folder)
         if ledger.kind != KIND:
             raise InputError(f"{folder.url} holds a job of {ledger.kind}; choose another output")
-        ledger.check_unchanged({"config": config.frozen(), "limit": limit}, plan)
+        # The model, which is not read, is as it was.
+        prints = {name: each for name, each in ledger.job["fingerprints"].items() if not name.startswith("voices")}
+        prints |= voices.fingerprints
+        ledger.check_unchanged({"config": config.frozen(), "limit": limit, "fingerprints": prints}, plan)
         self.is_begun = True
         self.rows_left = ledger.plan.rows - ledger.plan.rows_of(ledger.committed())
 

@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from jobs.changes import job_changes, plan_changes
+from jobs.changes import job_changes, plan_changes, voices_advice
 from jobs.errors import InputError, StorageError, Unfinished
 from jobs.ledger.commits import Commits
 from jobs.ledger.layout import (
@@ -49,6 +49,7 @@ from jobs.ledger.rounds import Round, plans_by_shard, read_rounds, write_round
 from jobs.ledger.tables import Tables
 from jobs.ledger.tally import Summary, summed
 from jobs.plan import Plan
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 
 FORMAT_VERSION = 5
@@ -101,13 +102,12 @@ class Ledger(Commits):
             files: by name in the folder, what the plan's manifest has that lies there; written before the job is begun.
 
         Raises:
-            InputError: the output holds something else, or another job; or there is something where its table will be.
+            InputError: the output holds something else, or another job; there is something where its table will be; or
+                nobody may write there.
+            StorageError, StorageUnknown: its store does not answer.
         """
-        try:
+        with as_input("output"):
             begun = exists(folder) or not cls._begin(folder, job, plan, files or {})
-        except StorageError as error:
-            # Nothing is there yet: a wrong place, wrong rights or wrong options, which a resume would not mend.
-            raise InputError(str(error)) from error
         ledger = cls.open(folder)
         if begun:
             ledger.check_unchanged(job, plan)
@@ -127,6 +127,12 @@ class Ledger(Commits):
             return folder.create(JOB, data)
         folder.put(JOB, data)
         return False  # another run may have begun another job at this moment: looked at again
+
+    @classmethod
+    def found(cls, folder: Folder) -> Ledger | None:
+        """The job of an output, if one was begun there, for who has begun nothing yet. Raises as `start`."""
+        with as_input("output"):
+            return cls.open(folder) if exists(folder) else None
 
     @classmethod
     def open(cls, folder: Folder) -> Ledger:
@@ -171,6 +177,7 @@ class Ledger(Commits):
             found += plan_changes(_read_plan(self.folder, self.job["plan"]) if self.rounds else self.plan, plan)
         if found:
             lines = "\n".join(f"  {key}: was {was}, is {is_now}" for key, was, is_now in found)
+            lines += voices_advice(found, self.job["config"])
             raise InputError(f"{self.folder.url} was begun as another job:\n{lines}\nundo this, or use another output")
 
     # --- the end ------------------------------------------------------------------------------------------------------

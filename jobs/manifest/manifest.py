@@ -25,10 +25,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.errors import InputError, JobError, StorageError
+from jobs.errors import InputError, JobError
 from jobs.manifest.columns import check_columns, without_failure_columns
 from jobs.parquet.footer import Column, Footer, Group, footer_bytes
 from jobs.parquet.pages import MOST_VALUES, VALUES_PER_BYTE, fixed_bytes, rows_at_once
+from jobs.storage.faults import as_input
 from jobs.storage.filesystems import READ_BLOCK
 from jobs.storage.inputs import expand, open_input, stat_input
 from jobs.storage.urls import Options, is_url
@@ -114,12 +115,11 @@ class Manifest:
 
         Raises:
             InputError: no such file, not Parquet, no rows, missing, doubled or forbidden columns, wrong types, files
-                that differ in their columns. The message names file, column and type.
+                that differ in their columns. The message names file, column and type. Or nobody may read it.
+            StorageError: its store does not answer.
         """
-        try:
+        with as_input("manifest"):
             manifest = cls.of(expand(pattern, options, suffixes=SUFFIXES), options, check=check_columns)
-        except (StorageError, InputError) as error:
-            raise InputError(f"manifest: {error}") from error
         if not manifest.rows:
             raise InputError(f"manifest: {pattern} has no rows; give one with at least one utterance")
         return manifest

@@ -23,6 +23,7 @@ from jobs.report.players import CUTS, Player, players
 from jobs.report.rows import index_frames, shard_frames
 from jobs.report.run import run_of
 from jobs.status import EXACT_RECORDS, status
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options, absolute_url
 
@@ -45,13 +46,15 @@ def write_report(output: str, options: Options | None = None, *, out: str | None
         out: where to, a local path or a URL; without, ``report.html`` in the output.
 
     Raises:
-        InputError: no job was begun there, or one of another kind.
-        StorageError: something that was committed is gone or damaged, or the page cannot be written.
+        InputError: no job was begun there, or one of another kind; or nobody may read it, or write the page.
+        StorageError: something that was committed is gone or damaged, or a store does not answer.
     """
     folder = Folder(output, options)
-    page = _fitting(read(Ledger.open(folder), options))
+    with as_input("output"):
+        page = _fitting(read(Ledger.open(folder), options))
     place, name = (folder, REPORT) if out is None else _place(out, options)
-    place.put(name, page)
+    with as_input("output" if out is None else "--out"):
+        place.put(name, page)
     return Written(place.path(name), len(page))
 
 

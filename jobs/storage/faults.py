@@ -1,14 +1,19 @@
-"""What went wrong in a store: whether it will pass, whether a write may have landed all the same, and how to say it."""
+"""What went wrong in a store: whether it will pass, whether a write may have landed all the same, and how to say it.
+
+Before anything is begun, what does not pass is bad input (`as_input`). While a job is under way it is not: what is
+committed stays, and the same command goes on once the rights are back.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import http.client
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from jobs.errors import InputError, JobError, Refused, StorageError, StorageUnknown
+from jobs.errors import Denied, InputError, JobError, Refused, StorageError, StorageUnknown
 from jobs.storage.credentials import scrubbed
 
 PASSING_STATUS = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
@@ -30,6 +35,10 @@ OWN_ERRNO = frozenset(
 )
 
 
+# Likewise, of the place.
+NO_PLACE_ERRNO = frozenset({errno.ENOENT, errno.EROFS})
+
+
 class Doubtful(OSError):
     """A write that failed in the end, after a try of which nobody knows whether it landed."""
 
@@ -45,11 +54,30 @@ def translated(what: str, error: Exception, hidden: list[str], *, uncertain: boo
     reason = scrubbed(described(error), hidden)
     if isinstance(error, TypeError):  # s3fs looks at its options only when it connects
         return InputError(f"{what}: a storage option is not accepted: {reason}")
-    if not uncertain and refused(error):
-        return Refused(f"{what}: {reason}")
-    if not uncertain or surely_failed(error):
+    if uncertain and not surely_failed(error):
+        return StorageUnknown(f"{what}: {reason} (it may have been written all the same)")
+    if not denied(error):
         return StorageError(f"{what}: {reason}")
-    return StorageUnknown(f"{what}: {reason} (it may have been written all the same)")
+    kind = Refused if not uncertain and refused(error) else Denied
+    return kind(f"{what}: {reason}", _way_out(error))
+
+
+@contextlib.contextmanager
+def as_input(key: str) -> Iterator[None]:
+    """What a store says of a key before anything is begun, with the key before it.
+
+    Raises:
+        InputError: bad input, or what trying again does not mend, with the way out.
+        StorageError, StorageUnknown: what may pass; the same command goes on.
+    """
+    name = f"{key}: "
+    try:
+        yield
+    except (InputError, StorageError, StorageUnknown) as error:
+        text = str(error) if str(error).startswith(name) else f"{name}{error}"
+        if isinstance(error, Denied):
+            raise InputError("; ".join(filter(None, (text, error.way_out)))) from error
+        raise type(error)(text) from error
 
 
 def described(error: BaseException) -> str:
@@ -91,16 +119,56 @@ def refused(error: Exception) -> bool:
     )
 
 
+def denied(error: Exception) -> bool:
+    """Whether the same request will fail again, until somebody gives credentials, rights or another name."""
+    status = status_of(error)
+    if status is not None:
+        return 300 <= status < 500 and not passes(error)  # 3xx: the bucket is elsewhere
+    if isinstance(error, OSError) and error.errno in NO_PLACE_ERRNO:
+        return True
+    named = isinstance(error, FileNotFoundError | PermissionError | NotADirectoryError | IsADirectoryError)
+    return named or without_credentials(error) or refused(error)
+
+
+def without_credentials(error: Exception) -> bool:
+    """Whether nothing was asked of a store, since there are no credentials, or none that can be read."""
+    from botocore.exceptions import (
+        NoCredentialsError,
+        PartialCredentialsError,
+        ProfileNotFound,
+        SSOError,
+        TokenRetrievalError,
+    )
+
+    return isinstance(
+        error, NoCredentialsError | PartialCredentialsError | ProfileNotFound | SSOError | TokenRetrievalError
+    )
+
+
+def _way_out(error: Exception) -> str:
+    """Of what is denied."""
+    status = status_of(error)
+    if without_credentials(error):
+        return "give some: storage_options, or AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    if status in (401, 403) or (status is not None and isinstance(error, PermissionError)):  # 400: an expired token
+        return "check the credentials (storage_options, or AWS_ACCESS_KEY_ID and the like) and their rights"
+    if status is not None:
+        return "check the bucket, the path and the address (endpoint_url, region_name)"
+    if isinstance(error, PermissionError):
+        return "give this user the right, or give another place"
+    return ""
+
+
 def surely_failed(error: Exception) -> bool:
     """Whether a write that raised ``error`` can be known to have left nothing."""
-    from botocore.exceptions import NoCredentialsError, ParamValidationError
+    from botocore.exceptions import ParamValidationError
 
     if isinstance(error, Doubtful):
         return False
     status = status_of(error)
     if status is not None:
         return 400 <= status < 500 and status not in UNDECIDED_STATUS
-    if unreached(error) or isinstance(error, NoCredentialsError | ParamValidationError):
+    if unreached(error) or without_credentials(error) or isinstance(error, ParamValidationError):
         return True
     if isinstance(
         error, PermissionError | FileNotFoundError | FileExistsError | NotADirectoryError | IsADirectoryError

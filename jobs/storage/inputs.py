@@ -89,10 +89,13 @@ def expand(
         InputError: there is no such file, the folder has none, or nothing matches.
     """
     url = absolute_url(pattern)
-    with reading_errors("look at", url, options):
-        found = _expand_remote(url, FileSystem(url, options, patience)) if is_url(url) else _expand_local(url)
-        if found.folder:
-            found = _Found([f for f in found.files if _wanted(f, suffixes, hidden)], folder=True)
+    try:
+        with reading_errors("look at", url, options):
+            found = _expand_remote(url, FileSystem(url, options, patience)) if is_url(url) else _expand_local(url)
+    except FileNotFoundError:  # nor a bucket of that name
+        found = _Found([], folder=False)
+    if found.folder:
+        found = _Found([f for f in found.files if _wanted(f, suffixes, hidden)], folder=True)
     if not found.files:
         what = f"no {' or '.join(suffixes)} file" if found.folder and suffixes else "no such file"
         raise InputError(f"{what}: {url}")

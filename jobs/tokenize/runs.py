@@ -23,14 +23,15 @@ from jobs.crew.actor import Recipe
 from jobs.crew.isolation import Case
 from jobs.crew.placement import Share
 from jobs.engine.models import open_model
-from jobs.errors import InputError, StorageError
-from jobs.ledger.ledger import Ledger, exists
+from jobs.errors import InputError
+from jobs.ledger.ledger import Ledger
 from jobs.ledger.tables import packed
 from jobs.ledger.tally import Summary
 from jobs.making import Outcome, run, versions
 from jobs.manifest.manifest import Manifest, described
 from jobs.plan import Plan, make_plan
 from jobs.retry import mendable
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options
 from jobs.tokenize.columns import check_audio_columns
@@ -53,8 +54,9 @@ def tokenize(config: TokenizeConfig, console: Console) -> Outcome:
         JobError: the job is not finished.
     """
     folder = Folder(config.folder, config.storage_options)
-    if exists(folder):
-        return go_on(Ledger.open(folder), config, console)
+    ledger = Ledger.found(folder)
+    if ledger is not None:
+        return go_on(ledger, config, console)
     return Tokenizing.of(config).run(folder, console)
 
 
@@ -173,16 +175,15 @@ def _found(config: TokenizeConfig) -> tuple[Manifest, tuple[str, bytes] | None]:
     """The manifest of an input, and where it is a list that was made here, that list: name in the folder, and content.
 
     Raises:
-        InputError: there is none, or it cannot be read.
+        InputError: there is none, or nobody may read it.
+        StorageError: its store does not answer.
     """
     options = config.storage_options
-    try:
+    with as_input("INPUT"):
         found = find_audio(config.input, options, besides=[config.out, config.folder])
         if isinstance(found, pa.Table):
             return _listed(found)
         return Manifest.of(found, options, check=check_audio_columns), None
-    except (InputError, StorageError) as error:
-        raise InputError(f"INPUT: {error}") from error
 
 
 def _listed(table: pa.Table) -> tuple[Manifest, tuple[str, bytes]]:

@@ -24,6 +24,7 @@ from jobs.ledger.tables import remaining
 from jobs.ledger.tally import Summary, Tally
 from jobs.parquet.reader import read_parquet
 from jobs.plan import Shard
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options
 from jobs.verify.audio_contents import AudioContents
@@ -43,12 +44,12 @@ def verify(
         on_shard: is told after each shard how many of how many are done.
 
     Raises:
-        InputError: no job was begun there, or its plan cannot be read.
+        InputError: no job was begun there, its plan cannot be read, or nobody may read it.
+        StorageError: its store does not answer.
     """
-    folder = Folder(output, options)
-    ledger = Ledger.open(folder)
-    summary = ledger.summary()
-    committed = ledger.committed()
+    with as_input("output"):
+        ledger = Ledger.open(Folder(output, options))
+        summary, committed = ledger.summary(), ledger.committed()
     result = Verification(finished=summary is not None, shards_total=len(ledger.plan))
     if ledger.kind == "tokenize":
         result.looked_at = "rows of tokens read"

@@ -18,6 +18,7 @@ from jobs.errors import Unfinished
 from jobs.live import showing
 from jobs.progress import Meter
 from jobs.stop import Stop
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options
 from jobs.voices.build import BuildReport, VoiceBuild
@@ -53,7 +54,8 @@ def make_voices(order: VoicesOrder, console: Console) -> BuildReport:
         JobError: not finished; the parts that are, are kept, and the same command goes on.
     """
     options = order.options or {}
-    sources, failures = find_sources(order.source, options)
+    with as_input("INPUT"):
+        sources, failures = find_sources(order.source, options)
     model = open_model(order.model, order.model_file, "cpu", options)
     build = VoiceBuild(
         order.out,

@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from jobs.errors import InputError, JobError
 from jobs.parquet.footer import Footer, Group, footer_bytes
 from jobs.parquet.pages import rows_at_once
+from jobs.storage.faults import as_input
 from jobs.storage.inputs import open_input
 from jobs.storage.urls import Options, absolute_url
 from s3gen.constants import MEL_BINS, SPEAKER_DIM
@@ -96,16 +97,24 @@ class VoiceTable:
         """Reads the footer.
 
         Raises:
-            InputError: no such file, or not a voice table of this version.
+            InputError: no such file, not a voice table of this version, or nobody may read it.
+            StorageError: its store does not answer.
         """
-        url = absolute_url(url)
-        if os.path.isdir(url):
-            raise InputError(f"voices: {url} is a folder; give the table's file")
-        try:
-            file = open_input(url, options)
-        except FileNotFoundError:
-            raise InputError(f"voices: no such file: {url}; make it with `s3gen voices`") from None
-        return cls(url, file, cached_voices)
+        with as_input("voices"):
+            url = absolute_url(url)
+            if os.path.isdir(url):
+                raise InputError(f"voices: {url} is a folder; give the table's file")
+            try:
+                file = open_input(url, options)
+            except FileNotFoundError:
+                raise InputError(f"voices: no such file: {url}; make it with `s3gen voices`") from None
+            return cls(url, file, cached_voices)
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What a job is bound to, of its voices."""
+        loudness = {} if self.loudness is None else {"voices_loudness": f"{self.loudness:g} LUFS"}
+        return {"voices": self.digest, **loudness}
 
     def check_model(self, voice_fingerprint: str) -> None:
         """Refuses a model whose tokenizer, speaker encoder or mel settings did not make this table (InputError)."""

@@ -237,8 +237,7 @@ class Worker:
 
 def fingerprints(model: S3GenModel, voices: VoiceTable) -> dict[str, str]:
     """What a job is bound to, beside its configuration and manifest."""
-    prints = {"model": model.fingerprint(), "voices": voices.digest}
-    return prints if voices.loudness is None else prints | {"voices_loudness": f"{voices.loudness:g} LUFS"}
+    return {"model": model.fingerprint(), **voices.fingerprints}
 
 
 def _batches(items: Sequence[Item], max_frames: int) -> list[Batch]:

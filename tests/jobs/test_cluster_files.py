@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import json
+import re
+import shlex
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +22,8 @@ import ray
 import yaml
 from moto import mock_aws
 from ray.autoscaler._private import providers
+from ray.autoscaler._private.command_runner import DockerCommandRunner
+from ray.autoscaler._private.docker import docker_start_cmds
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 from jobs.config.config import JobConfig, config_from
@@ -93,6 +97,41 @@ def test_amazon_refuses_a_machine_or_sells_the_head_on_the_market(
     assert "InstanceLifecycle" not in machines["head"]
     assert machines["gpu"]["InstanceLifecycle"] == "spot"
     assert machines["gpu"]["IamInstanceProfile"]["Arn"].endswith("/s3gen-worker")
+
+
+class _Host:
+    """A machine with Docker and NVIDIA's container toolkit, as it answers Ray's launcher."""
+
+    def run(self, command: str, **settings: Any) -> bytes:
+        runtimes = b"map[io.containerd.runc.v2:{runc} nvidia:{nvidia-container-runtime} runc:{runc}]"
+        return runtimes if ".Runtimes" in command else b"16000000 kB" if "meminfo" in command else b"[]"
+
+
+def _docker_command(prepared: dict[str, Any], kind: str) -> str:
+    """By which Ray's own code starts the container of a machine."""
+    docker = prepared["docker"]
+    own = prepared["available_node_types"][kind].get("docker", {})
+    options = [
+        *docker.get("run_options", []),
+        *docker.get("worker_run_options", []),
+        *own.get("worker_run_options", []),
+    ]
+    runner = DockerCommandRunner.__new__(DockerCommandRunner)
+    vars(runner).update(docker_config=docker, docker_cmd="docker", ssh_command_runner=_Host(), initialized=False)
+    options = runner._configure_runtime(options)
+    name = docker["container_name"]
+    return str(docker_start_cmds("ubuntu", docker["image"], {}, name, options, "s3gen", "/home/s3gen", "docker"))
+
+
+def test_machines_with_gpus_are_paid_for_whose_containers_see_none(written: dict[str, Any]) -> None:
+    """NVIDIA's runtime gives devices to containers that have this variable, and to no others."""
+    command = _docker_command(prepare_config(copy.deepcopy(written)), "gpu")
+    assert "--runtime=nvidia" in command
+    assert "--gpus" not in command, "Docker sets the variable by itself then"
+    image = re.findall(r"^ENV (.*)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    settings = dict(pair.split("=", 1) for line in image for pair in shlex.split(line))
+    assert settings["NVIDIA_VISIBLE_DEVICES"] == "all"
+    assert {"compute", "utility"} <= set(settings["NVIDIA_DRIVER_CAPABILITIES"].split(","))
 
 
 # --- Kubernetes -------------------------------------------------------------------------------------------------------

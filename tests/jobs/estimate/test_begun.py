@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from jobs.ledger.ledger import Ledger
 from jobs.manifest.manifest import Manifest
 from jobs.plan import make_plan
 from jobs.storage.folders import Folder
+from jobs.voices.table import VoiceTable
 from tests.jobs.command import cli
-from tests.jobs.inputs import good_rows, write_config, write_manifest
+from tests.jobs.inputs import good_rows, write_clips, write_config, write_manifest
 from tests.jobs.made_job import bare_record
 
 
@@ -30,7 +32,15 @@ def _begin(job: dict[str, Any], limit: int | None = None, **changes: Any) -> Led
     """The job in its output, as a run begins it; the first shard is made."""
     config = config_from(job, [f"{key}={json.dumps(value)}" for key, value in changes.items()])
     plan = make_plan(Manifest.scan(config.manifest), config.shard_rows, limit)
-    frozen = {"config": config.frozen(), "fingerprints": {}, "limit": limit, "versions": {}, "threads": 1, "gpus": 0.0}
+    prints = {"model": "as it was", **VoiceTable.open(config.voices).fingerprints}
+    frozen = {
+        "config": config.frozen(),
+        "fingerprints": prints,
+        "limit": limit,
+        "versions": {},
+        "threads": 1,
+        "gpus": 0.0,
+    }
     ledger = Ledger.start(Folder(config.output), frozen, plan)
     attempt = ledger.attempt(0)
     ledger.commit(attempt, bare_record(attempt=attempt.id, plan=plan.digest, rows=2, rows_done=2))
@@ -74,6 +84,33 @@ def test_plan_passes_over_what_stops_synth(job: dict[str, Any], tmp_path: Path) 
     assert "was begun as another job:\n    model: was " in said
     assert "\n    seed: was 5, is 0\n" in said
     assert "  model: nothing is at '" in said
+
+
+def test_plan_bills_a_job_whose_table_was_appended_to(job: dict[str, Any], tmp_path: Path) -> None:
+    job["voices"] = str(shutil.copy(job["voices"], tmp_path / "voices.parquet"))
+    _begin(job)
+    write_clips(tmp_path / "clips")
+    (tmp_path / "clips/anna.wav").rename(tmp_path / "clips/dora.wav")
+    words = (tmp_path / "clips", "--out", job["voices"], "--append", "--model", "random:tiny")
+    appended = cli("voices", *words)
+    assert "4 in " in appended.stdout, appended.output
+    (problem,) = _planned(job, tmp_path)["problems"]
+    assert "fingerprints.voices: was " in problem
+    # Two hashes say nothing of what to do.
+    assert (
+        f"\n{job['voices']} had other voices when the job began (was it appended to?): put that table back" in problem
+    )
+    made = cli("synth", tmp_path / "job.yaml")
+    assert made.exit_code == 2
+    assert f"{job['voices']} had other voices when the job began" in made.stderr
+
+
+def test_a_table_that_is_another_file_is_to_be_put_back(job: dict[str, Any], tmp_path: Path) -> None:
+    _begin(job)
+    job["voices"] = str(shutil.copy(job["voices"], tmp_path / "voices.parquet"))
+    (problem,) = _planned(job, tmp_path)["problems"]
+    assert "  voices: was " in problem
+    assert "had other voices" not in problem
 
 
 @pytest.mark.parametrize("model", ["nope", "./nope", "random:tinny", "a/b/c"])

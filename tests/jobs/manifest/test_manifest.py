@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jobs.errors import InputError
+from jobs.errors import InputError, StorageError
 from jobs.ledger.tables import failures_schema, failures_table
 from jobs.manifest.columns import FORBIDDEN
 from jobs.manifest.manifest import Manifest, Span
@@ -209,8 +209,11 @@ def test_a_manifest_that_may_not_be_read_is_bad_input(s3: str, monkeypatch: pyte
         Manifest.scan(f"{s3}/m.parquet")
     with pytest.raises(InputError, match=r"a storage option is not accepted.*nonsense"):
         Manifest.scan(f"{s3}/m.parquet", {"nonsense": 1})
+    with pytest.raises(InputError, match=r"manifest: no such file: s3://nobucket/m\.parquet"):
+        Manifest.scan("s3://nobucket/m.parquet")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
-    with pytest.raises(InputError, match=r"manifest: cannot look at s3://.*/m\.parquet: Could not connect"):
+    # It may be away for a moment.
+    with pytest.raises(StorageError, match=r"manifest: cannot look at s3://.*/m\.parquet: Could not connect"):
         Manifest.scan(
             f"{s3}/m.parquet", {"skip_instance_cache": True, "config_kwargs": {"retries": {"max_attempts": 0}}}
         )
