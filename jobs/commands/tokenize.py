@@ -61,7 +61,7 @@ def tokenize(context: Context, source: str, workers: str, storage_options: str |
     \b
     Examples:
       s3gen tokenize my_clips --out tokens.parquet --model ResembleAI/chatterbox
-      s3gen tokenize my_speech/audio --out tokens.parquet --model ResembleAI/chatterbox --voice en-us
+      s3gen tokenize my_speech --out tokens.parquet --model ResembleAI/chatterbox --voice en-us
       s3gen tokenize 's3://bucket/shards/*.tar' --out s3://bucket/tokens.parquet --model ./checkpoint --workers auto
 
     \b
