@@ -98,15 +98,19 @@ def test_a_script_lacks_what_its_shell_needs(shell: str) -> None:
 )
 def test_bash_replaces_half_a_word_with_a_whole_one(line: str, candidates: list[str]) -> None:
     code = f"""
-        eval "$(s3gen completion bash)"
         compopt() {{ :; }}    # which is for interactive shells
         COMP_LINE={line!r} COMP_POINT={len(line)}
         _s3gen_completion s3gen
         printf '%s\\n' "${{COMPREPLY[@]}}"
     """
+    script = cli("completion", "bash").stdout
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     run = subprocess.run(
-        ["bash", "--norc", "-uc", code], capture_output=True, text=True, env=os.environ | {"PATH": path}, check=True
+        ["bash", "--norc", "-uc", script + code],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": path},
+        check=True,
     )
     assert run.stdout.split() == candidates
     assert run.stderr == ""

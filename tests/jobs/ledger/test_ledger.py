@@ -16,6 +16,7 @@ import pytest
 
 from jobs.errors import InputError, StorageError, StorageUnknown
 from jobs.finish import finalise
+from jobs.ledger.lease import Timing
 from jobs.ledger.ledger import Ledger, exists
 from jobs.ledger.records import CommitRecord, ids_digest
 from jobs.manifest.manifest import Manifest
@@ -24,6 +25,8 @@ from jobs.storage.folders import Folder
 from jobs.verify.verify import verify
 from tests.jobs.made_job import bare_record, job_of, make, plan_of, prepare, start, write_manifest
 from tests.jobs.object_stores import ignore_conditions
+
+AT_ONCE = Timing(settle=0.0)  # nobody else wants the lease
 
 
 @pytest.fixture
@@ -383,11 +386,11 @@ def test_a_choice_of_a_run_that_lost_the_lease_lands_late_and_is_followed(
     plain = Folder.put
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "put", hangs)
-        with ledger.lease(), pytest.raises(StorageUnknown):
+        with ledger.lease(timing=AT_ONCE), pytest.raises(StorageUnknown):
             finalise(ledger)
     again = Ledger.open(Folder(blind))
     assert again.commit(*smaller)
-    with again.lease():
+    with again.lease(timing=AT_ONCE):
         finalise(again)
     for name, data in late:
         ledger.folder.put(name, data)
