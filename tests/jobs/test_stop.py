@@ -28,6 +28,14 @@ with stop.Stop().listening() as asked:
 """
 
 
+@pytest.fixture(autouse=True)
+def left(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Filled when a run's time is over, in the place of the end of this process."""
+    gone: list[str] = []
+    monkeypatch.setattr("jobs.stop._leave", lambda: gone.append("at once"))
+    return gone
+
+
 def test_ctrl_c_lets_the_shard_in_hand_end_and_twice_does_not() -> None:
     stop = Stop()
     with stop.listening():
@@ -91,9 +99,7 @@ def test_a_run_that_hangs_on_its_way_out_stays_for_ever() -> None:
     assert "0.5 s after the signal to stop: leaving at once" in ended.stderr
 
 
-def test_a_run_that_ended_in_time_is_ended_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    left: list[str] = []
-    monkeypatch.setattr("jobs.stop._leave", lambda: left.append("at once"))
+def test_a_run_that_ended_in_time_is_ended_again(left: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("jobs.stop.LEAVE_SECONDS", 3_600.0)
     stop = Stop()
     with stop.listening(), stop.graceful():
