@@ -12,6 +12,7 @@ from tests import surroundings
 from tests.jobs.ray_head import ray_head  # noqa: F401 - a fixture of several modules
 
 surroundings.shut_out()
+surroundings.choose_examples()
 # The tiny model's tensors are so small that a second thread costs more than it brings.
 torch.set_num_threads(1)
 

@@ -21,10 +21,9 @@ def shut_out() -> None:
     for name in ("COLUMNS", "LINES"):
         os.environ.pop(name, None)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    _choose_examples()
 
 
-def _choose_examples() -> None:
+def choose_examples() -> None:
     """The same ones in every run, and no limit of time; ``--hypothesis-profile search`` draws new ones."""
     settings.register_profile("search", deadline=None, derandomize=False, suppress_health_check=[HealthCheck.too_slow])
     settings.register_profile("gate", settings.get_profile("search"), derandomize=True)

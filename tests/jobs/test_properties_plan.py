@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.manifest.manifest import Manifest
@@ -15,9 +15,7 @@ from jobs.plan import Plan, make_plan
 from tests.jobs.forged_parquet import parquet
 from tests.jobs.test_plan import Groups, manifest_of
 
-bounded = settings(
-    derandomize=True, database=None, deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow]
-)
+bounded = settings(max_examples=100)
 groups = st.tuples(st.integers(0, 2_000), st.integers(0, 1_500))
 files = st.lists(st.lists(groups, max_size=6), min_size=1, max_size=4).filter(
     lambda found: any(rows for file in found for rows, _ in file)

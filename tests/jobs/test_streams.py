@@ -30,11 +30,11 @@ LONG = "a line of the result " * 1_000
 def _broken_pipe() -> TextIO:
     end, start = os.pipe()
     os.close(end)
-    return os.fdopen(start, "w")
+    return os.fdopen(start, "w", encoding="utf-8")
 
 
 def _full_disk() -> TextIO:
-    return open("/dev/full", "w")
+    return open("/dev/full", "w", encoding="utf-8")
 
 
 BROKEN = pytest.mark.parametrize("opened", [_broken_pipe, _full_disk])

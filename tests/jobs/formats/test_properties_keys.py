@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from jobs.formats.keys import DIGEST_DIGITS, MAX_KEY_BYTES, PREFIX_BYTES, id_of, key_of
 
-bounded = settings(derandomize=True, database=None, deadline=None, max_examples=300)
+bounded = settings(max_examples=300)
 characters = st.characters(exclude_categories=["Cs"])
 short = st.text(characters, max_size=40)
 hostile = st.sampled_from(

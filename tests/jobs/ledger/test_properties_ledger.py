@@ -43,9 +43,6 @@ ids = st.sampled_from([f"u{n}" for n in range(ROWS)])
 failing = st.dictionaries(ids, st.sampled_from(CODES), min_size=2, max_size=6)
 
 bounded = settings(
-    derandomize=True,
-    database=None,
-    deadline=None,
     max_examples=30,
     stateful_step_count=15,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],

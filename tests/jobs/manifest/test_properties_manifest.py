@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.formats.formats import FORMATS
@@ -29,9 +29,7 @@ from jobs.manifest.seeds import derived_seed
 from jobs.parquet.reader import read_parquet
 from tests.jobs.forged_parquet import parquet
 
-bounded = settings(
-    derandomize=True, database=None, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
-)
+bounded = settings(max_examples=60)
 MAX_TOKENS = 5
 
 TEXT_KINDS = [

@@ -24,7 +24,7 @@ def _write(folder: Path, kind: str, rows: list[dict[str, Any]]) -> str:
         lines = [",".join(names), *(",".join(cell(row[name]) for name in names) for row in rows)]
         path.write_text("\n".join(lines), encoding="utf-8-sig")
     elif kind == "jsonl":
-        path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
+        path.write_text("\n\n".join(json.dumps(row, ensure_ascii=False) for row in rows), encoding="utf-8")
     else:
         pq.write_table(pa.Table.from_pylist(rows), path)
     return str(path)
