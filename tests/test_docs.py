@@ -122,6 +122,19 @@ def test_nothing_is_run() -> None:
     assert any("s3gen synth" in block.code for block in found)
 
 
+def test_reader_appends_to_the_table_of_a_job_that_refuses_it_from_then_on() -> None:
+    appended = [
+        (block, out[1])
+        for document in DOCUMENTS
+        for block in blocks(document)
+        for line in block.code.splitlines()
+        if "--append" in line and (out := re.search(r"--out (\S+)", line))
+    ]
+    assert appended
+    for block, out in appended:
+        assert re.search(rf"^cp \S+ {re.escape(out)}$", block.code, re.MULTILINE), f"{block.place}: {out} is no copy"
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_link_leads_nowhere(document: Path) -> None:
     for name, anchor in LINK.findall(document.read_text(encoding="utf-8")):

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from jobs.errors import InputError
 from jobs.manifest.texts import shown
 from jobs.parquet.reader import read_parquet
+from jobs.storage.faults import as_input
 from jobs.storage.folders import Folder
 from jobs.storage.urls import Options, absolute_url, is_url
 from jobs.voices.clip_settings import chosen_settings
@@ -77,7 +78,8 @@ class VoiceBuild:
         self._options = options
         folder, _, self._name = self.url.rpartition("/")
         self._folder = Folder(folder or "/", options)
-        there = self._folder.exists(self._name)
+        with as_input("--out"):
+            there = self._folder.exists(self._name)
         self._old = VoiceTable.open(self.url, options) if append and there else None
         self._replaces = there and not append
         if self._old is not None:

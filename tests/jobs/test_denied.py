@@ -43,6 +43,7 @@ COMMANDS = [
     ("output", "tokenize CLIPS --out URL --model random:tiny"),
     ("INPUT", "voices URL --out FOLDER/v.parquet --model random:tiny"),
     ("model", "voices CLIPS --out FOLDER/v.parquet --model URL"),
+    ("--out", "voices CLIPS --out URL --model random:tiny"),
     ("model", "convert URL FOLDER/converted"),
     ("DEST", "convert random:tiny URL"),
 ]
