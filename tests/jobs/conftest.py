@@ -10,7 +10,8 @@ import pytest
 
 from s3gen import S3GenModel
 from tests.jobs.inputs import build_table, write_clips
-from tests.jobs.object_stores import Endpoint, RcloneServer, moto_server
+from tests.jobs.made_job import write_manifest
+from tests.jobs.object_stores import Endpoint, RcloneServer, ignore_conditions, moto_server
 
 STORES = ("local", "memory", "s3")
 
@@ -49,6 +50,20 @@ def place_in(store: str, request: pytest.FixtureRequest) -> str:
     if store == "memory":
         return f"memory://{secrets.token_hex(6)}/place"
     return f"{request.getfixturevalue('s3')}/place"
+
+
+@pytest.fixture
+def manifest(tmp_path: Path) -> str:
+    """The path of one that `made_job` makes jobs of."""
+    return write_manifest(tmp_path / "in" / "manifest.parquet")
+
+
+@pytest.fixture(params=["conditional", "blind"])
+def output(request: pytest.FixtureRequest, place: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """An output in each kind of store, with put-if-absent and without."""
+    if request.param == "blind":
+        ignore_conditions(monkeypatch)
+    return place
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -185,3 +186,8 @@ def _index(
         },
         schema=INDEX_SCHEMA,
     )
+
+
+def table_in(folder: Folder, name: str) -> pa.Table:
+    """A table of an output."""
+    return pq.read_table(io.BytesIO(folder.read(name)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import shutil
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator
@@ -38,16 +37,11 @@ from jobs.verify.verify import verify
 from tests.jobs import made_job
 from tests.jobs.conftest import place_in
 from tests.jobs.killing import Killed, killing
-from tests.jobs.made_job import job_of, plan_of, start, write_manifest
+from tests.jobs.made_job import job_of, plan_of, start, table_in, write_manifest
 from tests.jobs.object_stores import ignore_conditions
 
 ROWS, UNMENDABLE = 14, ["u5", "u9"]  # of write_manifest
 Trouble = Callable[[Row], str | None]
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> str:
-    return write_manifest(tmp_path / "in" / "manifest.parquet")
 
 
 @pytest.fixture(params=["conditional", "blind"])
@@ -81,7 +75,7 @@ def again(ledger: Ledger) -> Ledger:
 
 
 def table(ledger: Ledger, name: str) -> Any:
-    return pq.read_table(io.BytesIO(ledger.folder.read(name)))
+    return table_in(ledger.folder, name)
 
 
 def failures(ledger: Ledger) -> dict[str, str]:

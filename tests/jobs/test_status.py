@@ -20,12 +20,7 @@ from jobs.plan import ShardSet
 from jobs.retry import begin_retry
 from jobs.status import Observer, status
 from tests.jobs.command import cli
-from tests.jobs.made_job import bare_record, make, make_all, prepare, start, write_manifest
-
-
-@pytest.fixture
-def manifest(tmp_path: Path) -> str:
-    return write_manifest(tmp_path / "in" / "manifest.parquet")
+from tests.jobs.made_job import bare_record, make, make_all, prepare, start
 
 
 def test_a_job_from_its_start_to_its_end(place: str, manifest: str) -> None:

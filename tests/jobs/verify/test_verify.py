@@ -23,11 +23,6 @@ from jobs.verify.verify import verify
 from tests.jobs.made_job import make, make_all, plan_of, start, write_manifest
 
 
-@pytest.fixture
-def manifest(tmp_path: Path) -> str:
-    return write_manifest(tmp_path / "in" / "manifest.parquet")
-
-
 @pytest.fixture(params=["parquet", "webdataset", "lhotse"])
 def ledger(request: pytest.FixtureRequest, tmp_path: Path, manifest: str) -> Ledger:
     """A finished job of local files."""
