@@ -7,24 +7,18 @@ import io
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.simulation import EPOCH, ROW_SAMPLES, MemoryStore
+from benchmarks.made_up import made_up_job, made_up_record
+from benchmarks.simulation import MemoryStore
 from jobs.ledger.ledger import Ledger
-from jobs.ledger.records import CommitRecord, StoredFile, ids_digest
+from jobs.ledger.records import StoredFile, ids_digest
 from jobs.ledger.tables import INDEX_SCHEMA
 from jobs.manifest.manifest import Manifest
 from jobs.plan import make_plan
 from jobs.storage.folders import Folder
-
-
-def job_of_simulation() -> dict[str, Any]:
-    """What the output of a made-up job records of it."""
-    names = {"model": "random:tiny", "manifest": "manifest.parquet", "voices": "voices.parquet", "output": "speech"}
-    return {"config": {"seed": 0, **names}, "fingerprints": {"model": "", "voices": ""}, "versions": {}, "limit": None}
 
 
 def committed_job(store: MemoryStore, shards: int, rows: int) -> Ledger:
@@ -36,31 +30,14 @@ def committed_job(store: MemoryStore, shards: int, rows: int) -> Ledger:
             for _ in range(shards):
                 writer.write_table(pa.table(columns))
         plan = make_plan(Manifest.scan(str(path)), rows)
-    ledger = Ledger.start(Folder.of(store, "simulated://end"), job_of_simulation(), plan)
+    ledger = Ledger.start(Folder.of(store, "simulated://end"), made_up_job(), plan)
     for shard in range(shards):
         attempt = ledger.attempt(shard)
         ids = [_row_id(shard * rows + row) for row in range(rows)]
         file = _stored(ledger.folder, attempt.index_name, _index_part(ids, attempt.audio_name("parquet")))
-        record = CommitRecord(
-            shard=shard,
-            attempt=attempt.id,
-            plan=plan.digest,
-            ids=ids_digest(pa.array(ids)),
-            rows=rows,
-            rows_done=rows,
-            rows_failed=0,
-            samples=rows * ROW_SAMPLES,
-            errors={},
-            problems={},
-            positions=0,
-            padding=0,
-            worker="there:7",
-            tries=1,
-            started_at=EPOCH + shard,
-            finished_at=EPOCH + shard + 60,
-            audio=None,
-            index=file,
-            failures=None,
+        seconds = (float(shard), shard + 60.0)
+        record = made_up_record(
+            plan, shard, attempt.id, ids=ids_digest(pa.array(ids)), seconds=seconds, audio=None, index=file
         )
         ledger.commit(attempt, record)
     return ledger

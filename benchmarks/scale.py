@@ -30,9 +30,10 @@ import pyarrow.parquet as pq
 import torch
 
 from benchmarks import machine
-from benchmarks.committed_job import committed_job, job_of_simulation
+from benchmarks.committed_job import committed_job
+from benchmarks.made_up import EPOCH, made_up_job
 from benchmarks.scale_table import markdown
-from benchmarks.simulation import EPOCH, Cluster, Latency, MemoryStore, Simulation, useful_share
+from benchmarks.simulation import Cluster, Latency, MemoryStore, Simulation, useful_share
 from jobs.duplicates import Grouped, partitions
 from jobs.finish import Compare, Describe, Finisher, Gather, Gathered, Join, Part, Task, finalise
 from jobs.ledger.commits import LIST_THREADS
@@ -179,7 +180,7 @@ def _run(plan: Plan, options: argparse.Namespace) -> tuple[dict[str, Any], dict[
     """A job whose driver is killed at half; what the resume and the driver's part of the end cost."""
     store, cluster = MemoryStore(), Cluster(workers=options.workers, shard_seconds=options.shard_seconds)
     folder = Folder.of(store, "simulated://job")
-    ledger = Ledger.start(folder, job_of_simulation(), plan)
+    ledger = Ledger.start(folder, made_up_job(), plan)
     intervals = np.full((len(plan), 2), np.nan)
     begun, cpu = time.perf_counter(), time.process_time()
     first = Simulation(ledger, cluster, ShardSet(len(plan)), intervals, options.seed)

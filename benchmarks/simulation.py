@@ -23,6 +23,7 @@ from typing import IO, Any
 import numpy as np
 import numpy.typing as npt
 
+from benchmarks.made_up import ROW_SAMPLES, made_up_record
 from jobs.crew.isolation import Death
 from jobs.crew.schedule import Schedule
 from jobs.ledger.ledger import Ledger
@@ -33,8 +34,6 @@ from s3gen.constants import SAMPLE_RATE
 
 PAGE_NAMES = 1_000  # that a store lists in one answer
 DIGEST = "0" * 64
-ROW_SAMPLES = 6 * SAMPLE_RATE
-EPOCH = 1.7e9  # unix time at the virtual clock's 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -287,26 +286,8 @@ class Simulation:
             StoredFile(name=f"{folder}/{shard:07d}-{attempt}.parquet", bytes=rows * 100_000, sha256=DIGEST)
             for folder in ("audio", "ledger/index")
         ]
-        return CommitRecord(
-            shard=shard,
-            attempt=attempt,
-            plan=self._ledger.plan.digest,
-            ids=DIGEST,
-            rows=rows,
-            rows_done=rows,
-            rows_failed=0,
-            samples=rows * ROW_SAMPLES,
-            errors={},
-            problems={},
-            positions=0,
-            padding=0,
-            worker="there:7",
-            tries=1,
-            started_at=EPOCH + began,
-            finished_at=EPOCH + ended,
-            audio=files[0],
-            index=files[1],
-            failures=None,
+        return made_up_record(
+            self._ledger.plan, shard, attempt, ids=DIGEST, seconds=(began, ended), audio=files[0], index=files[1]
         )
 
     def _report(self, number: int, task: int) -> None:

@@ -10,6 +10,7 @@ from jobs.errors import StorageError, StorageUnknown
 from jobs.finish import finalise
 from jobs.ledger.lease import Timing
 from jobs.ledger.ledger import Ledger
+from jobs.ledger.records import Attempt, CommitRecord
 from jobs.storage.folders import Folder
 from jobs.verify.verify import verify
 from tests.jobs.made_job import make, prepare, start, table_in
@@ -43,15 +44,21 @@ def _forbidden(self: Folder, prefix: str = "") -> list[str]:
     raise StorageError("no rights")
 
 
+def _two_tries(ledger: Ledger) -> list[tuple[Attempt, CommitRecord]]:
+    """At one shard, in the order of their names; the second is committed, as all other shards are."""
+    tries = sorted((prepare(ledger, 1) for _ in range(2)), key=lambda each: each[0].id)
+    assert ledger.commit(*tries[1])
+    for shard in (0, 2, 3):
+        make(ledger, shard)
+    return tries
+
+
 def test_a_late_smaller_try_does_not_undo_the_choice(
     blind: str, manifest: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where nothing is put if absent, a zombie may commit after the end has begun to delete."""
     ledger = start(blind, manifest)
-    zombie, chosen = sorted((prepare(ledger, 1) for _ in range(2)), key=lambda each: each[0].id)
-    assert ledger.commit(*chosen)
-    for shard in (0, 2, 3):
-        make(ledger, shard)
+    zombie, chosen = _two_tries(ledger)
     with monkeypatch.context() as patch:
         patch.setattr("jobs.finish._make_tables", _interrupt)
         with pytest.raises(KeyboardInterrupt):
@@ -73,10 +80,7 @@ def test_a_choice_of_a_run_that_lost_the_lease_lands_late_and_is_followed(
 ) -> None:
     """The write of the first run's choice hangs; another run takes over, finishes, and then it lands."""
     ledger = start(blind, manifest)
-    smaller, seen = sorted((prepare(ledger, 1) for _ in range(2)), key=lambda each: each[0].id)
-    assert ledger.commit(*seen)
-    for shard in (0, 2, 3):
-        make(ledger, shard)
+    smaller, _ = _two_tries(ledger)
     late: list[tuple[str, bytes]] = []
 
     def hangs(self: Folder, name: str, data: bytes) -> None:
@@ -105,10 +109,7 @@ def test_the_end_and_two_tries_between_its_look_and_its_choice(
 ) -> None:
     """The end has seen one try; a smaller one commits, the first learns of it: its files must stay."""
     ledger, worker = start(blind, manifest), Ledger.open(Folder(blind))
-    smaller, seen = sorted((prepare(ledger, 1) for _ in range(2)), key=lambda each: each[0].id)
-    assert ledger.commit(*seen)
-    for shard in (0, 2, 3):
-        make(ledger, shard)
+    smaller, seen = _two_tries(ledger)
     plain, happened = Folder.put, []
 
     def overtaken(self: Folder, name: str, data: bytes) -> None:
